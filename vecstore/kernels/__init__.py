@@ -1,0 +1,1 @@
+"""Compiled loops: flat arrays and scalars in, caller-owned arrays out; no classes, no I/O."""

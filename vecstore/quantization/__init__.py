@@ -1,0 +1,1 @@
+"""Rotation and quantizers: fit, encode, encode a query; they own no storage."""
