@@ -1,0 +1,321 @@
+"""The door: every argument of every verb is checked here, once, before anything is touched.
+
+What passes has one form: ids are a list of int and str, vectors are `(n, dim) float32` in C order with their
+norms, payloads are msgpack bytes. Embedded and remote collections share it, and so refuse alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, ParamSpec, TypeVar, get_args
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.errors import DimensionMismatchError, InvalidArgumentError, UnknownArgumentError
+from vecstore.types import Filter, Id, Metric, Payload
+
+MAX_INT_ID: Final = 2**63 - 1
+MAX_STR_ID: Final = 480  # bytes; an LMDB key holds 511
+MIN_DIM, MAX_DIM = 1, 8192
+MAX_K: Final = 10_000
+MAX_LIMIT: Final = 10_000
+MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
+MIN_NORM: Final = 1e-18  # below it float32 holds no direction
+
+# The words of other engines for ours, so that the error names the right one.
+SYNONYMS: Final = {
+    **dict.fromkeys(["top_k", "topk", "n_results", "n", "num_results", "max_results"], "k"),
+    **dict.fromkeys(["where", "query_filter", "expr", "prefilter", "conditions"], "filter"),
+    **dict.fromkeys(["query_vector", "query_embeddings", "queries", "vector_query", "data"], "query"),
+    **dict.fromkeys(["embeddings", "embedding", "vector", "values", "points"], "vectors"),
+    **dict.fromkeys(["metadatas", "metadata", "payload", "documents"], "payloads"),
+    **dict.fromkeys(["id", "keys", "point_ids"], "ids"),
+    **dict.fromkeys(["dimension", "size", "dimensions", "vector_size", "d"], "dim"),
+    **dict.fromkeys(["distance", "space", "metric_type", "distance_func"], "metric"),
+    **dict.fromkeys(
+        ["with_vector", "include_values", "include_vectors", "include_embeddings"], "with_vectors"
+    ),
+    **dict.fromkeys(["with_payloads", "include_metadata", "include"], "with_payload"),
+    **dict.fromkeys(["threshold", "min_score", "radius", "similarity_threshold"], "score_threshold"),
+    **dict.fromkeys(["offset", "page", "next_page_offset", "page_token"], "cursor"),
+    **dict.fromkeys(["page_size", "batch_size", "top_k", "k"], "limit"),
+    **dict.fromkeys(["collection_name", "collection", "index_name"], "name"),
+    **dict.fromkeys(["readonly", "mode"], "read_only"),
+    **dict.fromkeys(["map_size", "max_bytes"], "max_size"),
+    **dict.fromkeys(["deadline", "request_timeout"], "timeout"),
+    **dict.fromkeys(["host", "url", "uri", "endpoint"], "address"),
+}
+_SECOND_CHOICE: Final = {"top_k": "k", "k": "limit", "limit": "k", "n": "limit"}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def verb(function: Callable[P, R]) -> Callable[P, R]:
+    """Make an unknown keyword an UnknownArgumentError that names the right one."""
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    known = frozenset(names)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if kwargs and not kwargs.keys() <= known:
+            raise _unknown(function.__name__, next(k for k in kwargs if k not in known), names)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _unknown(function: str, word: str, names: list[str]) -> UnknownArgumentError:
+    guesses = [SYNONYMS.get(word), _SECOND_CHOICE.get(word), *difflib.get_close_matches(word, names, 1)]
+    better = next((guess for guess in guesses if guess in names), None)
+    hint = f'; use "{better}"' if better else f"; it takes {', '.join(names) or 'no arguments'}"
+    return UnknownArgumentError(f'{function}() has no argument "{word}"{hint}', argument=word)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Checked rows of one write, in the order given.
+
+    `vectors` `(n, dim) float32` and their L2 `norms` `(n,) float32`, or None where a write leaves them as they
+    are; `payloads` are msgpack maps, or None for a row without one.
+    """
+
+    ids: list[Id]
+    vectors: npt.NDArray[np.float32] | None
+    norms: npt.NDArray[np.float32] | None
+    payloads: list[bytes | None] | None
+
+
+def rows(ids: Any, vectors: Any, payloads: Any, dim: int, metric: Metric) -> Rows:
+    """Check the rows of an insert, upsert or update; a single id goes with one vector and one payload."""
+    if isinstance(ids, int | str | np.integer):
+        ids = [ids]
+        vectors = None if vectors is None else as_floats(vectors, "vectors")[None]
+        payloads = None if payloads is None else [payloads]
+    checked = id_list(ids)
+    _refuse_repeats(checked)
+    n = len(checked)
+    matrix = norms = packed = None
+    if vectors is not None:
+        matrix, norms = vector_rows(vectors, n, dim, metric)
+    if payloads is not None:
+        packed = _payload_list(payloads, n)
+    return Rows(checked, matrix, norms, packed)
+
+
+def id_list(ids: Any) -> list[Id]:
+    """Check many ids: any iterable of int and str, or a NumPy array of integers or strings."""
+    if isinstance(ids, np.ndarray):
+        ids = ids.tolist()
+    if isinstance(ids, int | str | bytes) or not isinstance(ids, Iterable):
+        raise InvalidArgumentError(f"ids: expected a list of int or str, got {_show(ids)}")
+    return [one_id(value) for value in ids]
+
+
+def one_id(value: Any) -> Id:
+    """Check one id: an int from 0 to 2^63 - 1 (no bool), or a str of 1 to 480 bytes of UTF-8."""
+    if isinstance(value, np.integer | np.str_):
+        value = value.item()
+    if type(value) is int:
+        if not 0 <= value <= MAX_INT_ID:
+            raise InvalidArgumentError(f"id: an int id lies between 0 and 2^63 - 1, got {value}")
+        return value
+    if isinstance(value, str):
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(f"id: {value!r} is not valid Unicode (a lone surrogate)") from None
+        if not 1 <= size <= MAX_STR_ID:
+            raise InvalidArgumentError(f"id: a str id has 1 to {MAX_STR_ID} bytes of UTF-8, got {size}")
+        return str(value)
+    raise InvalidArgumentError(f"id: expected int or str, got {_show(value)}")
+
+
+def _refuse_repeats(ids: list[Id]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[Id, int] = {}
+    for row, id in enumerate(ids):
+        if id in first:
+            raise InvalidArgumentError(
+                f"ids: {id!r} appears twice in one call, in rows {first[id]} and {row}"
+            )
+        first[id] = row
+
+
+def as_floats(values: Any, name: str) -> npt.NDArray[np.float32]:
+    """Anything array-like (lists, NumPy, `__array__`, DLPack) as float32 in C order, copied only if needed."""
+    try:
+        if not isinstance(values, np.ndarray):
+            on_dlpack_only = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
+            values = np.from_dlpack(values) if on_dlpack_only else np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidArgumentError(f"{name}: expected rows of numbers of one length ({error})") from None
+    if values.dtype.kind not in "fiu":
+        raise InvalidArgumentError(f"{name}: expected numbers, got an array of {values.dtype}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def vector_rows(
+    vectors: Any, n: int | None, dim: int, metric: Metric, name: str = "vectors"
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Check `(n, dim)` vectors, all finite and, under cosine, none zero; return them with their L2 norms."""
+    matrix = as_floats(vectors, name)
+    if n == 0 and matrix.size == 0:
+        return np.empty((0, dim), np.float32), np.empty(0, np.float32)
+    if matrix.ndim != 2:
+        raise InvalidArgumentError(f"{name}: expected shape ({n or 'n'}, {dim}), got {matrix.shape}")
+    if matrix.shape[1] != dim:
+        raise DimensionMismatchError(
+            f"{name}: this collection holds {dim} dimensions, got {matrix.shape[1]}",
+            expected=dim,
+            received=int(matrix.shape[1]),
+        )
+    if n is not None and len(matrix) != n:
+        raise InvalidArgumentError(f"{name}: expected one row for each of {n} ids, got {len(matrix)}")
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+        odd = np.flatnonzero(~((norms < MAX_NORM) & (norms > MIN_NORM)))
+    for row in odd:
+        norms[row] = _odd_norm(matrix[row], int(row), metric, name)
+    return matrix, norms
+
+
+def _odd_norm(vector: npt.NDArray[np.float32], row: int, metric: Metric, name: str) -> float:
+    """The norm of a row whose squares leave float32, or the error that refuses it."""
+    if not np.isfinite(vector).all():
+        column = int(np.flatnonzero(~np.isfinite(vector))[0])
+        raise InvalidArgumentError(f"{name}: row {row} holds {vector[column]} at dimension {column}")
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if norm >= MAX_NORM:
+        raise InvalidArgumentError(
+            f"{name}: row {row} has norm {norm:.3g}; float32 scores need less than {MAX_NORM}"
+        )
+    if metric == "cosine" and norm <= MIN_NORM:
+        what = "is a zero vector" if norm == 0 else f"has norm {norm:.3g}"
+        raise InvalidArgumentError(f"{name}: row {row} {what}, which has no direction under cosine")
+    return norm
+
+
+def query_rows(query: Any, dim: int, metric: Metric) -> tuple[npt.NDArray[np.float32], bool]:
+    """Check one query `(dim,)` or many `(n, dim)`; return them as a matrix, and whether it was one."""
+    matrix = as_floats(query, "query")
+    single = matrix.ndim == 1
+    if matrix.ndim not in (1, 2):
+        raise InvalidArgumentError(f"query: expected shape ({dim},) or (n, {dim}), got {matrix.shape}")
+    checked, _ = vector_rows(matrix[None] if single else matrix, None, dim, metric, "query")
+    return checked, single
+
+
+def _payload_list(payloads: Any, n: int) -> list[bytes | None]:
+    if isinstance(payloads, dict | str | bytes) or not isinstance(payloads, Iterable):
+        raise InvalidArgumentError(f"payloads: expected a list of {n} dicts, got {_show(payloads)}")
+    listed = list(payloads)
+    if len(listed) != n:
+        raise InvalidArgumentError(f"payloads: expected one for each of {n} ids, got {len(listed)}")
+    return [None if payload is None else pack_payload(payload, row) for row, payload in enumerate(listed)]
+
+
+def pack_payload(payload: Any, row: int = 0) -> bytes:
+    """A payload as a msgpack map; NumPy scalars become Python's, tuples become lists."""
+    if not isinstance(payload, dict):
+        raise InvalidArgumentError(f"payloads: row {row}: expected a dict or None, got {_show(payload)}")
+    try:
+        _refuse_odd_keys(payload, 0)
+        packed: bytes = msgpack.packb(payload, default=_plain)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"payloads: row {row}: {error}") from None
+    return packed
+
+
+def unpack_payload(packed: bytes | memoryview | None) -> Payload | None:
+    """The payload that `pack_payload` packed."""
+    return None if packed is None else msgpack.unpackb(packed)
+
+
+def _refuse_odd_keys(value: Any, depth: int) -> None:
+    """Keys are str, and nesting is shallow enough for every reader."""
+    if depth > 64:
+        raise ValueError("nested more than 64 levels deep")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the keys of a payload are str, got {_show(key)}")
+            if isinstance(inner, dict | list | tuple):
+                _refuse_odd_keys(inner, depth + 1)
+    else:
+        for inner in value:
+            if isinstance(inner, dict | list | tuple):
+                _refuse_odd_keys(inner, depth + 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(
+        f"cannot store {_show(value)}; a payload holds None, bool, int, float, str, bytes, and lists and dicts "
+        "of them (write a date as an ISO 8601 str or a number)"
+    )
+
+
+def dimension(dim: Any) -> int:
+    """Check the `dim` of a new collection."""
+    return whole_number(dim, "dim", MIN_DIM, MAX_DIM)
+
+
+def metric_name(metric: Any) -> Metric:
+    """Check a metric; the words of other engines are answered with ours."""
+    if metric not in get_args(Metric):
+        others = {"ip": "dot", "inner_product": "dot", "dotproduct": "dot", "euclid": "l2", "euclidean": "l2"}
+        meant = others.get(str(metric).lower())
+        hint = f' (for {metric!r} use "{meant}")' if meant else ""
+        raise InvalidArgumentError(f'metric: expected "cosine", "dot" or "l2", got {metric!r}{hint}')
+    return metric  # type: ignore[no-any-return]
+
+
+def whole_number(value: Any, name: str, low: int, high: int) -> int:
+    """Check an int argument against its range."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InvalidArgumentError(
+            f"{name}: expected a whole number from {low} to {high}, got {_show(value)}"
+        )
+    if not low <= value <= high:
+        raise InvalidArgumentError(f"{name}: lies between {low} and {high}, got {value}")
+    return int(value)
+
+
+def threshold(value: Any) -> float | None:
+    """Check a score_threshold."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or value != value:
+        raise InvalidArgumentError(f"score_threshold: expected a number, got {_show(value)}")
+    return float(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Check a bool argument."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidArgumentError(f"{name}: expected True or False, got {_show(value)}")
+    return bool(value)
+
+
+def mapping(filter: Any) -> Filter | None:
+    """Check the outer form of a filter; its operators are checked where it is compiled."""
+    if filter is not None and not isinstance(filter, dict):
+        raise InvalidArgumentError(
+            f'filter: expected a dict such as {{"year": {{"$gte": 2020}}}}, got {_show(filter)}'
+        )
+    return filter
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

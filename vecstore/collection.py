@@ -1,0 +1,284 @@
+"""The embedded collection: where storage and index meet. Nobody else knows both."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.arguments import Rows, pack_payload, unpack_payload
+from vecstore.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+)
+from vecstore.filters import compile_filter
+from vecstore.index import flat
+from vecstore.storage import keys
+from vecstore.storage.check import check_store
+from vecstore.storage.reader import Reader
+from vecstore.storage.store import Store, View
+from vecstore.storage.transaction import Transaction
+from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
+from vecstore.verbs import CollectionVerbs, Operation, Query
+
+
+class Collection(CollectionVerbs):
+    """A collection in a folder of this machine; made by a Database, safe to use from many threads."""
+
+    def __init__(self, info: CollectionInfo, store: Store, *, read_only: bool) -> None:
+        self.info = info
+        self._store = store
+        self._read_only = read_only
+        self._closed = False
+        self._closing = threading.Lock()
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult:
+        id_keys = list(map(keys.id_key, rows.ids))
+
+        def work(write: Transaction) -> WriteResult:
+            slots = write.slots(id_keys)
+            old = np.flatnonzero(slots >= 0)
+            if operation == "insert" and len(old):
+                raise _already_there([rows.ids[i] for i in old])
+            if operation == "update":
+                if len(old) < len(slots):
+                    raise _missing([rows.ids[i] for i in np.flatnonzero(slots < 0)])
+                return self._update(write, id_keys, slots, rows, merge)
+            write.remove(slots[old], [id_keys[i] for i in old], replaced=True)
+            self._add(write, id_keys, rows, rows.payloads or [None] * len(id_keys))
+            return WriteResult(write.lsn, inserted=len(slots) - len(old), updated=len(old))
+
+        return self._transaction(work)
+
+    def _add(
+        self, write: Transaction, id_keys: list[bytes], rows: Rows, payloads: Sequence[bytes | None]
+    ) -> None:
+        assert rows.vectors is not None and rows.norms is not None
+        write.add(id_keys, rows.vectors, rows.norms, payloads)
+
+    def _update(
+        self, write: Transaction, id_keys: list[bytes], slots: npt.NDArray[np.int64], rows: Rows, merge: bool
+    ) -> WriteResult:
+        old = [write.payload(slot) for slot in slots.tolist()]
+        if rows.payloads is None:
+            payloads = old
+        elif merge:
+            payloads = [_merged(before, given) for before, given in zip(old, rows.payloads, strict=True)]
+        else:
+            payloads = rows.payloads
+        if rows.vectors is None:
+            write.set_payloads(slots, payloads)
+        else:
+            write.remove(slots, id_keys, replaced=True)
+            self._add(write, id_keys, rows, payloads)
+        return WriteResult(write.lsn, updated=len(slots))
+
+    def _delete(self, ids: list[Id] | None, filter: Filter | None) -> WriteResult:
+        def work(write: Transaction) -> WriteResult:
+            if ids is not None:
+                id_keys = list(map(keys.id_key, dict.fromkeys(ids)))
+                slots = write.slots(id_keys)
+                id_keys = [key for key, slot in zip(id_keys, slots, strict=True) if slot >= 0]
+                slots = slots[slots >= 0]
+            else:
+                slots = _matching(write, filter or {})
+                id_keys = [write.key(slot) for slot in slots.tolist()]
+            write.remove(slots, id_keys)
+            return WriteResult(write.lsn, deleted=len(slots))
+
+        return self._transaction(work)
+
+    def _transaction(self, work: Callable[[Transaction], WriteResult]) -> WriteResult:
+        self._refuse_closed()
+        if self._read_only:
+            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
+        return self._store.write(work)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def _get(self, ids: list[Id], with_payload: bool, with_vectors: bool) -> list[Record | None]:
+        with self._view() as view:
+            slots = view.slots(list(map(keys.id_key, ids)))
+            there = np.flatnonzero(slots >= 0)
+            found: list[Record | None] = [None] * len(ids)
+            records = _records(view, [ids[i] for i in there], slots[there], with_payload, with_vectors)
+            for i, record in zip(there.tolist(), records, strict=True):
+                found[i] = record
+            return found
+
+    def _search(self, query: Query) -> list[list[Hit]]:
+        with self._view() as view:
+            allowed = view.table.live
+            if query.filter is not None:
+                allowed = _bits(_matching(view, query.filter), len(allowed))
+            found = flat.search(
+                view.blocks(), allowed, query.queries, query.k, self.metric, query.score_threshold
+            )
+            return [_hits(view, slots, scores, query) for slots, scores in found]
+
+    def _scroll(
+        self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool
+    ) -> Page:
+        after = b"" if cursor is None else _decode_cursor(cursor)
+        matches = None if filter is None else compile_filter(filter)
+        with self._view() as view:
+            ids: list[Id] = []
+            slots: list[int] = []
+            key, more = b"", None
+            for next_key, slot in view.ids(after):
+                if matches is not None and not matches(unpack_payload(view.payload(slot)) or {}):
+                    continue
+                if len(ids) == limit:
+                    more = _encode_cursor(key)
+                    break
+                key = next_key
+                ids.append(keys.key_id(key))
+                slots.append(slot)
+            return Page(_records(view, ids, np.array(slots, np.int64), with_payload, with_vectors), more)
+
+    def _count(self, filter: Filter | None) -> int:
+        with self._view() as view:
+            return view.state.count if filter is None else len(_matching(view, filter))
+
+    def stats(self) -> Stats:
+        """Counts and sizes."""
+        with self._view() as view:
+            file_bytes, free_bytes = view.env.used(view.txn)
+            sizes = {
+                name: _bytes(view.txn.stat(view.env.db(name))) for name in ("payload", "id", "slot", "log")
+            }
+            return Stats(
+                name=self.name,
+                dim=self.dim,
+                metric=self.metric,
+                index=type(self.info.index).__name__,
+                count=view.state.count,
+                dead=view.state.slots - view.state.count,
+                lsn=view.state.lsn,
+                vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
+                payload_bytes=sizes["payload"],
+                id_bytes=sizes["id"] + sizes["slot"],
+                log_bytes=sizes["log"],
+                free_bytes=free_bytes,
+                file_bytes=file_bytes,
+            )
+
+    def check(self) -> list[Finding]:
+        """Read and verify everything that is stored; what is wrong, or an empty list."""
+        with self._view() as view:
+            return check_store(view)
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _view(self) -> Iterator[View]:
+        self._refuse_closed()
+        with self._store.view() as view:
+            yield view
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ClosedError(f'collection "{self.name}" is closed')
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, by itself or with its database."""
+        return self._closed
+
+    def current(self) -> bool:
+        """Whether its file is still the collection's: a writer may have dropped it, and created another."""
+        return self._store.env.still_there()
+
+    def drop(self) -> None:
+        """Close it for everyone who has it open; its folder is the database's to remove."""
+        self._store.close_dropped()
+
+    def close(self) -> None:
+        """Let go of the collection's file once running calls have returned; closing twice is allowed."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._store.release()
+
+
+def _records(
+    view: View, ids: list[Id], slots: npt.NDArray[np.int64], with_payload: bool, with_vectors: bool
+) -> list[Record]:
+    payloads = [unpack_payload(view.payload(slot)) if with_payload else None for slot in slots.tolist()]
+    vectors: Any = view.vectors(slots) if with_vectors else [None] * len(ids)
+    return [Record(*parts) for parts in zip(ids, payloads, vectors, strict=True)]
+
+
+def _hits(
+    view: View, slots: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], query: Query
+) -> list[Hit]:
+    numbers = slots.tolist()
+    ids = [keys.key_id(view.key(slot)) for slot in numbers]
+    payloads = [unpack_payload(view.payload(slot)) if query.with_payload else None for slot in numbers]
+    vectors: Any = view.vectors(slots) if query.with_vectors else [None] * len(ids)
+    return [Hit(*parts) for parts in zip(ids, scores.tolist(), payloads, vectors, strict=True)]
+
+
+def _matching(reader: Reader, filter: Filter) -> npt.NDArray[np.int64]:
+    """The slots whose payload matches, ascending; a row without payload is judged as `{}`."""
+    matches = compile_filter(filter)
+    found = [slot for slot, packed in reader.payloads() if matches(unpack_payload(packed) or {})]
+    return np.array(found, np.int64)
+
+
+def _bits(slots: npt.NDArray[np.int64], n_bytes: int) -> npt.NDArray[np.uint8]:
+    bits = np.zeros(n_bytes * 8, np.uint8)
+    bits[slots] = 1
+    return np.packbits(bits, bitorder="little")
+
+
+def _merged(before: bytes | None, given: bytes | None) -> bytes | None:
+    if before is None or given is None:
+        return before or given
+    return pack_payload({**(unpack_payload(before) or {}), **(unpack_payload(given) or {})})
+
+
+def _bytes(stat: dict[str, int]) -> int:
+    return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+
+def _encode_cursor(key: bytes) -> str:
+    return base64.urlsafe_b64encode(key).decode()
+
+
+def _decode_cursor(cursor: str) -> bytes:
+    try:
+        key = base64.urlsafe_b64decode(cursor.encode())
+        keys.key_id(key)
+    except (ValueError, IndexError, binascii.Error):
+        raise InvalidArgumentError(f"cursor: expected one that scroll() returned, got {cursor!r}") from None
+    return key
+
+
+def _already_there(ids: list[Id]) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"insert: {_some(ids)} there already; use upsert to replace rows. Nothing was inserted", ids=ids[:10]
+    )
+
+
+def _missing(ids: list[Id]) -> NotFoundError:
+    return NotFoundError(f"update: {_some(ids)} not there; nothing was updated", ids=ids[:10])
+
+
+def _some(ids: list[Id]) -> str:
+    """A readable subject for a sentence on ids."""
+    if len(ids) == 1:
+        return f"id {ids[0]!r} is"
+    shown = ", ".join(map(repr, ids[:10]))
+    return f"{len(ids)} ids ({shown}{', ...' if len(ids) > 10 else ''}) are"

@@ -1,0 +1,244 @@
+"""A folder of collections: `open()`, and what lies in the folder.
+
+VECSTORE                     marks the folder and its format
+LOCK                         held by the one process that writes
+collections/NAME/data.mdb    a collection; the folder's name is its name
+collections/.NAME-...        one being created or dropped, removed by the next writer
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+from pathlib import Path
+from typing import Final
+
+from vecstore import arguments
+from vecstore.arguments import verb
+from vecstore.collection import Collection
+from vecstore.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    CollectionNotFoundError,
+    FormatVersionError,
+    InvalidArgumentError,
+    NotADatabaseError,
+    ReadOnlyError,
+)
+from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.lock import WriterLock
+from vecstore.storage.store import Store
+from vecstore.types import CollectionInfo, Flat
+from vecstore.verbs import DatabaseVerbs
+
+FORMAT: Final = 1
+MARKER: Final = "VECSTORE"
+LOCK: Final = "LOCK"
+COLLECTIONS: Final = "collections"
+MIN_SIZE: Final = 1 << 20
+
+
+@verb
+def open(path: str | os.PathLike[str], *, read_only: bool = False, max_size: int | None = None) -> Database:
+    """Open a folder as a database, and create it if it is not there or empty.
+
+    One process writes; any number of others may open the folder at the same time with `read_only=True`, and see
+    each of its commits. `max_size` bounds the file of each collection, in bytes; without it only the disk does.
+
+    Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
+    FormatVersionError if a newer vecstore wrote it.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidArgumentError(f"path: expected a folder as str or Path, got {path!r}")
+    if max_size is not None:
+        max_size = arguments.whole_number(max_size, "max_size", MIN_SIZE, 2**46)
+        if read_only:
+            raise InvalidArgumentError("open(): max_size has no effect with read_only=True")
+    return Database(Path(os.fspath(path)), arguments.flag(read_only, "read_only"), max_size)
+
+
+class Database(DatabaseVerbs):
+    """An open folder of collections; made by `vecstore.open()`, safe to use from many threads."""
+
+    def __init__(self, path: Path, read_only: bool, max_size: int | None) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._max_size = max_size
+        self._open_collections: dict[str, Collection] = {}
+        self._mutex = threading.RLock()
+        self._closed = False
+        self._lock: WriterLock | None = None
+        if read_only:
+            _check_marker(path)
+            return
+        _refuse_foreign(path)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(path / LOCK)
+        try:
+            with disk_errors(path):
+                _lay_out(path)
+            _check_marker(path)
+            _remove_leftovers(path / COLLECTIONS)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _create(self, info: CollectionInfo, exist_ok: bool) -> Collection:
+        with self._mutex:
+            self._refuse_closed()
+            if self.read_only:
+                raise ReadOnlyError(f"{self.path} was opened with read_only=True")
+            taken = next(
+                (name for name in self.list_collections() if name.lower() == info.name.lower()), None
+            )
+            if taken is not None:
+                return self._existing(taken, info, exist_ok)
+            parent = self.path / COLLECTIONS
+            unfinished = parent / f".{info.name}-{secrets.token_hex(4)}"
+            with disk_errors(parent):
+                try:
+                    unfinished.mkdir()
+                    Store.create(
+                        unfinished, {"dim": info.dim, "metric": info.metric, "index": {"kind": "flat"}}
+                    )
+                    unfinished.rename(parent / info.name)
+                    sync_folder(parent)
+                except BaseException:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                    raise
+            return self._open(info.name)
+
+    def _existing(self, taken: str, info: CollectionInfo, exist_ok: bool) -> Collection:
+        if taken != info.name:
+            raise AlreadyExistsError(
+                f'collection "{taken}" differs from "{info.name}" only in case, which not every disk can tell apart',
+                name=taken,
+            )
+        if not exist_ok:
+            raise AlreadyExistsError(
+                f'collection "{taken}" is there already; get_collection() opens it, and exist_ok=True does either',
+                name=taken,
+            )
+        there = self._open(taken)
+        if there.info != info:
+            raise AlreadyExistsError(
+                f'collection "{taken}" is there already, but created otherwise: {there.info} instead of {info}',
+                name=taken,
+            )
+        return there
+
+    def _open(self, name: str) -> Collection:
+        with self._mutex:
+            self._refuse_closed()
+            known = self._open_collections.get(name)
+            if known is not None and not known.closed and known.current():
+                return known
+            folder = self.path / COLLECTIONS / name
+            if name not in self.list_collections():
+                raise self._no_collection(name)
+            store = Store.share(folder, read_only=self.read_only, max_size=self._max_size)
+            info = CollectionInfo(name, store.config["dim"], store.config["metric"], Flat())
+            opened = Collection(info, store, read_only=self.read_only)
+            self._open_collections[name] = opened
+            return opened
+
+    def list_collections(self) -> list[str]:
+        """The names of all collections, sorted."""
+        self._refuse_closed()
+        try:
+            names = os.listdir(self.path / COLLECTIONS)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _drop(self, name: str) -> None:
+        with self._mutex:
+            self._refuse_closed()
+            if self.read_only:
+                raise ReadOnlyError(f"{self.path} was opened with read_only=True")
+            if name not in self.list_collections():
+                raise self._no_collection(name)
+            handle = self._open(name)
+            parent = self.path / COLLECTIONS
+            leftover = parent / f".{name}-{secrets.token_hex(4)}"
+            with disk_errors(parent):
+                (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
+                sync_folder(parent)
+            handle.drop()
+            del self._open_collections[name]
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _no_collection(self, name: str) -> CollectionNotFoundError:
+        names = self.list_collections()
+        there = f"there are {', '.join(names[:10])}" if names else "there are none yet"
+        return CollectionNotFoundError(f'no collection "{name}" in {self.path}; {there}', name=name)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.path} is closed")
+
+    def close(self) -> None:
+        """Close all collections and let the next writer in; closing twice is allowed."""
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+            for opened in self._open_collections.values():
+                opened.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __repr__(self) -> str:
+        return f"<Database {str(self.path)!r}{' read-only' if self.read_only else ''}>"
+
+
+def _refuse_foreign(path: Path) -> None:
+    """NotADatabaseError unless the folder is vecstore's, empty, or not there. Files of the desktop do not count."""
+    if path.exists() and not path.is_dir():
+        raise NotADatabaseError(f"{path} is a file; a vecstore database is a folder", path=str(path))
+    if not path.exists() or (path / MARKER).exists():
+        return
+    others = [name for name in os.listdir(path) if not name.startswith(".") and name != LOCK]
+    if others:
+        raise NotADatabaseError(
+            f"{path} is not empty and holds no vecstore database (there is {sorted(others)[0]}); name another folder",
+            path=str(path),
+        )
+
+
+def _lay_out(path: Path) -> None:
+    (path / COLLECTIONS).mkdir(exist_ok=True)
+    if not (path / MARKER).exists():
+        unfinished = path / f".{MARKER}"
+        with unfinished.open("w") as file:
+            file.write(json.dumps({"vecstore": FORMAT}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path / MARKER)
+        sync_folder(path)
+        sync_folder(path.parent)
+
+
+def _check_marker(path: Path) -> None:
+    try:
+        found = json.loads((path / MARKER).read_text())["vecstore"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise NotADatabaseError(f"{path} holds no vecstore database", path=str(path)) from None
+    if found != FORMAT:
+        raise FormatVersionError(
+            f"{path} has format {found}, and this version of vecstore reads {FORMAT}; upgrade vecstore",
+            path=str(path),
+            found=found,
+            supported=FORMAT,
+        )
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Delete what a killed process left half created or half dropped."""
+    for name in os.listdir(parent):
+        if name.startswith("."):
+            shutil.rmtree(parent / name, ignore_errors=True)

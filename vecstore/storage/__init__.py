@@ -1,0 +1,1 @@
+"""The durable truth: LMDB files of rows, ids, payloads and a log. Knows no index."""

@@ -1,0 +1,297 @@
+"""One LMDB file: how it is opened, how it grows, and what its errors mean.
+
+Every transaction of the process goes through here, because two things need to know of all of them: growing the
+map moves it, and closing it unmaps it. Both wait until no reader is left. A thread that reads or writes must not
+begin a second transaction before it has ended the first: the other side of that wait may stand between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from vecstore.errors import (
+    ClosedError,
+    CollectionNotFoundError,
+    CorruptionError,
+    DatabaseFullError,
+    DiskFullError,
+    NotADatabaseError,
+    ReadOnlyError,
+    StateError,
+    StorageError,
+    VecstoreError,
+)
+
+GIB: Final = 1 << 30
+# Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
+FIRST_MAP_SIZE: Final = 64 * GIB
+MAX_READERS: Final = 1024
+DATABASES: Final = ("meta", "vector:vector", "live", "id", "slot", "payload", "log")
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+T = TypeVar("T")
+
+
+class Environment:
+    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
+
+    def __init__(self, path: Path, *, read_only: bool = False, max_size: int | None = None) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.max_size = max_size
+        self._pid = os.getpid()
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._exclusive = False
+        self._closed: Callable[[], VecstoreError] | None = None
+        self._writing = threading.RLock()
+        size = path.stat().st_size if path.exists() else 0
+        wanted = max(FIRST_MAP_SIZE, 4 * size)
+        self._map_size = wanted if max_size is None else max(min(wanted, max_size), size, 1 << 20)
+        try:
+            self._env = lmdb.open(
+                os.fspath(path),
+                subdir=False,
+                map_size=self._map_size,
+                readonly=read_only,
+                max_dbs=len(DATABASES),
+                max_readers=MAX_READERS,
+                max_spare_txns=8,
+                mode=0o644,
+                # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
+                lib_version=0,
+                # A scan reads the file in order; an index that reads single rows will want this off.
+                readahead=True,
+            )
+            self._env.reader_check()
+            self.inode = path.stat().st_ino
+            self._dbs: dict[str, Any] = {}
+            for name in DATABASES:
+                self._dbs[name] = self._env.open_db(name.encode(), create=not read_only)
+        except lmdb.NotFoundError:
+            self._env.close()
+            raise NotADatabaseError(
+                f"{path} is an LMDB file, but none of vecstore's", path=str(path)
+            ) from None
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+
+    def db(self, name: str) -> Any:
+        """The handle of one of DATABASES."""
+        return self._dbs[name]
+
+    # -- readers ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A read transaction; what it returns are memoryviews into the map, gone with it."""
+        self._enter()
+        try:
+            txn = self._begin()
+            try:
+                yield txn
+            finally:
+                txn.abort()
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        finally:
+            self._leave()
+
+    def _begin(self) -> Any:
+        while True:
+            try:
+                return self._env.begin(buffers=True)
+            except lmdb.MapResizedError:  # the writer, another process, has grown its map
+                self._leave()
+                try:
+                    self._alone(lambda: self._remap(0))
+                finally:
+                    self._enter()
+
+    def _enter(self) -> None:
+        if os.getpid() != self._pid:
+            raise StateError(
+                f"{self.path.parent} was opened before this process was forked; open it again in the child"
+            )
+        with self._gate:
+            while self._exclusive:
+                self._gate.wait()
+            if self._closed is not None:
+                raise self._closed()
+            if self.read_only and not self.still_there():
+                raise self.dropped()
+            self._readers += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._readers -= 1
+            if not self._readers:
+                self._gate.notify_all()
+
+    def still_there(self) -> bool:
+        """Whether the path leads to the file that was opened."""
+        try:
+            return self.path.stat().st_ino == self.inode
+        except FileNotFoundError:
+            return False
+
+    def _alone(self, action: Callable[[], T]) -> T:
+        """Run `action` while no reader is in the map."""
+        with self._gate:
+            while self._exclusive:
+                self._gate.wait()
+            self._exclusive = True
+            try:
+                while self._readers:
+                    self._gate.wait()
+                return action()
+            finally:
+                self._exclusive = False
+                self._gate.notify_all()
+
+    # -- the writer ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """The turn to write, one thread at a time."""
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path.parent.name} was opened with read_only=True")
+        with self._writing:
+            yield
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        """Run `work(txn)` in a write transaction and commit it durably: all of it, or an error and none of it.
+
+        `work` runs again from the start, in a new transaction, where the map had to grow for it.
+        """
+        with self.writing():
+            while True:
+                try:
+                    return self._write_once(work)
+                except lmdb.MapFullError:
+                    self._grow()
+
+    def _write_once(self, work: Callable[[Any], T]) -> T:
+        # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
+        self._enter()
+        try:
+            with self._env.begin(write=True, buffers=True) as txn:
+                return work(txn)
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        finally:
+            self._leave()
+
+    def _grow(self) -> None:
+        size = self._map_size * 2 if self.max_size is None else min(self._map_size * 2, self.max_size)
+        if size <= self._map_size:
+            raise DatabaseFullError(
+                f"{self.path.parent.name}: this write does not fit into max_size={self.max_size} bytes; "
+                "delete rows, or open the database with a larger max_size",
+                path=str(self.path),
+                limit=self.max_size,
+            )
+        self._alone(lambda: self._remap(size))
+        self._map_size = size
+
+    def _remap(self, size: int) -> None:
+        self._env.set_mapsize(size)
+        self.remapped()
+
+    def remapped(self) -> None:
+        """Called when the map has moved, before a reader enters again; replaced by whoever keeps addresses."""
+
+    # -- the rest --------------------------------------------------------------------------------------------
+
+    def used(self, txn: Any) -> tuple[int, int]:
+        """Bytes of the file, and bytes of its free pages."""
+        info, page = self._env.info(), self._env.stat()["psize"]
+        in_use = 2 + sum(  # two meta pages
+            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            for stat in (txn.stat(), *(txn.stat(db) for db in self._dbs.values()))
+        )
+        size = (info["last_pgno"] + 1) * page
+        return size, max(0, size - in_use * page)
+
+    def dropped(self) -> VecstoreError:
+        """The error of a collection that was dropped while it was open."""
+        name = self.path.parent.name
+        return CollectionNotFoundError(f'collection "{name}" was dropped', name=name)
+
+    def close(self, because: Callable[[], VecstoreError] = ClosedError) -> None:
+        """Close the file once its last reader has left; later calls raise `because()`. Closing twice is allowed."""
+        if os.getpid() != self._pid:
+            return  # the parent's file: closing it here would release the parent's locks
+
+        def shut() -> None:
+            if self._closed is None:
+                self._closed = because
+                self._env.close()
+
+        with self._writing:
+            self._alone(shut)
+
+    def _translate(self, error: lmdb.Error) -> VecstoreError:
+        """What an error of LMDB means to the user."""
+        path = str(self.path)
+        if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
+            return NotADatabaseError(f"{path} is not a database of vecstore; it was left as it is", path=path)
+        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
+            return CorruptionError(f"{path} is damaged: {error}", path=path)
+        if error.code in NO_ROOM or (
+            error.code == errno.EIO and self._no_room()  # a write that was cut short
+        ):
+            return DiskFullError(
+                f"no room on the disk for {path}; nothing of this write was kept. Make room and repeat it",
+                path=path,
+            )
+        return StorageError(f"{path}: {error}", path=path)
+
+    def _no_room(self) -> bool:
+        """Whether the file system, a quota or a file-size limit refuses another megabyte."""
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and self.path.stat().st_size + (1 << 20) > limit:
+            return True
+        probe = self.path.with_name(f".probe-{os.getpid()}")
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(1 << 20))
+        except OSError:
+            return True
+        finally:
+            probe.unlink(missing_ok=True)
+        return False
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system says into a StorageError; vecstore's own errors pass."""
+    try:
+        yield
+    except VecstoreError:
+        raise
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFullError(f"no room on the disk for {path}", path=str(path)) from error
+        raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
+
+
+def sync_folder(path: Path) -> None:
+    """Make what was created, renamed or removed in a folder durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

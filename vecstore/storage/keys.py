@@ -1,0 +1,44 @@
+"""The keys of data.mdb: one constructor per kind, its decoder beside it. All integers are big-endian,
+so that LMDB's byte order is the order of the values."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from vecstore.types import Id
+
+INT_TAG: Final = 1
+STR_TAG: Final = 2
+
+_INT_ID = struct.Struct(">BQ")
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+
+block_key = chunk_key = slot_key = _U32.pack
+"""The number of a block, of a chunk of live bits, or a slot: 4 bytes."""
+
+lsn_key = _U64.pack
+"""A log sequence number: 8 bytes."""
+
+
+def id_key(id: Id) -> bytes:
+    """An id: a tag byte, then 8 bytes of an int or the UTF-8 of a str. All ints sort before all strs."""
+    if isinstance(id, int):
+        return _INT_ID.pack(INT_TAG, id)
+    return b"\x02" + id.encode()
+
+
+def key_id(key: bytes) -> Id:
+    """The id that `id_key` encoded."""
+    if key[0] == INT_TAG:
+        number: int = _INT_ID.unpack(key)[1]
+        return number
+    if key[0] == STR_TAG:
+        return key[1:].decode()
+    raise ValueError(f"unknown id tag {key[0]}")
+
+
+def number(key: bytes | memoryview) -> int:
+    """The number that `block_key`, `chunk_key`, `slot_key` or `lsn_key` encoded."""
+    return int.from_bytes(key, "big")

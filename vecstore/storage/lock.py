@@ -1,0 +1,60 @@
+"""One writer per folder: a lock file that names the process which holds it.
+
+The lock is flock(2): the kernel drops it with the process, however that ends, so a leftover file locks nobody out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vecstore.errors import DatabaseLockedError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover
+    raise ImportError("vecstore needs a POSIX system (Linux or macOS) for its file locks") from None
+
+
+class WriterLock:
+    """Held from construction to `release`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"cannot write to {path}: {error.strerror}", path=str(path)) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = _holder(self._fd)
+            os.close(self._fd)
+            if not isinstance(error, BlockingIOError):
+                raise StorageError(f"cannot lock {path}: {error.strerror}", path=str(path)) from error
+            raise _locked(path.parent, pid) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        # A forked child shares the lock: it gives its descriptor back, or it would hold it when the parent has gone.
+        os.register_at_fork(after_in_child=self.release)
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _holder(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _locked(folder: Path, pid: int | None) -> DatabaseLockedError:
+    if pid == os.getpid():
+        text = f"{folder} is open for writing in this process already; close that database first, or use it"
+    else:
+        text = (
+            f"{folder} is open for writing in process {pid or 'unknown'}; close it there, "
+            "or open it here with read_only=True"
+        )
+    return DatabaseLockedError(text, path=str(folder), pid=pid)

@@ -1,0 +1,234 @@
+"""The truth of one collection: rows in data.mdb, read through views and changed through transactions.
+
+A view is one read transaction with the table of its commit. A write is one transaction that changes rows, both
+id maps, payloads, live bits, counters and log together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError, StateError
+from vecstore.storage import blocks, snapshot
+from vecstore.storage.blocks import Layout
+from vecstore.storage.environment import Environment, sync_folder
+from vecstore.storage.reader import Reader
+from vecstore.storage.snapshot import State, Table
+from vecstore.storage.transaction import Allocator, Transaction
+
+FORMAT: Final = 1
+DATA_FILE: Final = "data.mdb"
+CONFIG_KEY: Final = b"config"
+MAGIC: Final = "vecstore"
+
+T = TypeVar("T")
+
+
+class View(Reader):
+    """One commit, for as long as its transaction is open."""
+
+    def __init__(self, txn: Any, env: Environment, layout: Layout, table: Table) -> None:
+        super().__init__(txn, env)
+        self.layout = layout
+        self.table = table
+
+    @property
+    def state(self) -> State:
+        """The counters of the commit."""
+        return self.table.state
+
+    def vectors(self, slots: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Copies of the rows of some live slots, `(n, dim) float32`, their blocks verified."""
+        wanted = np.asarray(slots, np.int64)
+        self.verify(np.unique(wanted >> self.layout.shift))
+        out = np.empty((len(wanted), self.layout.dim), np.float32)
+        for i, slot in enumerate(wanted.tolist()):
+            row = int(self.table.rows[slot >> self.layout.shift])
+            row += (slot & (self.layout.rows - 1)) * self.layout.dim * 4
+            out[i] = blocks.at(row, self.layout.dim, np.float32)
+        return out
+
+    def verify(self, numbers: Iterable[int] | npt.NDArray[np.int64] | None = None) -> None:
+        """Hold blocks (all of them by default) against their checksums, each once per change of it."""
+        sound = self.table.sound
+        todo = np.flatnonzero(sound == 0) if numbers is None else numbers
+        for number in todo:
+            row = int(self.table.rows[number])
+            if sound[number] or not row:
+                continue
+            value = blocks.at(row - blocks.HEADER_SIZE, self.layout.size, np.uint8)
+            try:
+                blocks.verify(memoryview(value), self.layout, int(number))
+            except CorruptionError as error:
+                raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
+            sound[number] = 1
+
+    def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Every block: its first slot, its rows `(R, dim)` and their norms `(R,)`, in place and verified.
+
+        The arrays lie in the map: they must not outlive the view.
+        """
+        for number, row in enumerate(self.table.rows.tolist()):
+            if row:
+                self.verify((number,))
+                rows, dim = self.layout.rows, self.layout.dim
+                values = blocks.at(row, rows * dim + rows, np.float32)
+                yield number * rows, values[: rows * dim].reshape(rows, dim), values[rows * dim :]
+
+
+class Store:
+    """An open data.mdb."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False, max_size: int | None = None) -> None:
+        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size)
+        try:
+            with self.env.reading() as txn:
+                self.config = _read_config(txn, self.env)
+        except BaseException:
+            self.env.close()
+            raise
+        self.layout = Layout(self.config["dim"], self.config["shift"])
+        self.env.remapped = self._forget
+        self._table: Table | None = None
+        self._table_lock = threading.Lock()
+        self._allocator: Allocator | None = None
+        self._users = 0
+
+    @classmethod
+    def create(cls, folder: Path, config: dict[str, Any]) -> None:
+        """Lay an empty store into an existing, empty folder, durably."""
+        env = Environment(folder / DATA_FILE)
+        try:
+            layout = Layout.of(config["dim"])
+            full = {"magic": MAGIC, "format": FORMAT, **config, "shift": layout.shift}
+
+            def work(txn: Any) -> None:
+                txn.put(CONFIG_KEY, msgpack.packb(full), db=env.db("meta"))
+                txn.put(snapshot.STATE_KEY, State().pack(), db=env.db("meta"))
+
+            env.write(work)
+        finally:
+            env.close()
+        sync_folder(folder)
+
+    @contextlib.contextmanager
+    def view(self) -> Iterator[View]:
+        """The newest commit, this process's or the writer's."""
+        with self.env.reading() as txn:
+            yield View(txn, self.env, self.layout, self._table_of(txn))
+
+    def _table_of(self, txn: Any) -> Table:
+        table = self._table
+        if table is not None and table.txn_id == txn.id():
+            return table
+        with self._table_lock:
+            table = self._table
+            if table is not None and table.txn_id == txn.id():
+                return table
+            if (
+                table is None or table.txn_id > txn.id()
+            ):  # another thread has seen a later commit: ours is older
+                fresh = snapshot.load(txn, self.env, self.layout)
+            else:
+                fresh = snapshot.advance(table, txn, self.env, self.layout)
+            if table is None or fresh.txn_id > table.txn_id:
+                self._table = fresh
+            return fresh
+
+    def _forget(self) -> None:
+        self._table = None
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction and commit it durably; on an error nothing of it remains.
+
+        A transaction that changed nothing leaves no trace.
+        """
+        with self.env.writing():
+            if self._allocator is None:
+                with self.view() as view:
+                    self._allocator = Allocator(view.table, self.layout)
+            allocator = self._allocator
+
+            def attempt(txn: Any) -> tuple[Transaction, T]:
+                transaction = Transaction(txn, self.env, self.layout, allocator)
+                result = work(transaction)
+                transaction.finish()
+                return transaction, result
+
+            transaction, result = self.env.write(attempt)
+            allocator.committed(transaction)
+            return result
+
+    # -- sharing ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def share(cls, folder: Path, *, read_only: bool, max_size: int | None = None) -> Store:
+        """Open a store, or join those in this process that have it open: LMDB allows a file only once in each."""
+        with _sharing:
+            key = _identity(folder / DATA_FILE)
+            store = _shared.get(key)
+            if store is None:
+                store = _shared[key] = cls(folder, read_only=read_only, max_size=max_size)
+            elif store.env.read_only and not read_only:
+                raise StateError(f"{folder} is open read-only in this process; close that database first")
+            store._users += 1
+            return store
+
+    def release(self) -> None:
+        """End one use; the last one closes the file."""
+        with _sharing:
+            self._users -= 1
+            if self._users == 0:
+                self._unlist()
+                self.env.close()
+                self._table = None
+
+    def close_dropped(self) -> None:
+        """Close the file for all its users, whose calls from now on say that it was dropped."""
+        with _sharing:
+            self._unlist()
+            self.env.close(self.env.dropped)
+            self._table = None
+
+    def _unlist(self) -> None:
+        for key in [key for key, store in _shared.items() if store is self]:
+            del _shared[key]
+
+
+_shared: dict[tuple[int, int], Store] = {}
+_sharing = threading.Lock()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise NotADatabaseError(f"{path.parent} holds no {path.name}", path=str(path)) from None
+    return stat.st_dev, stat.st_ino
+
+
+def _read_config(txn: Any, env: Environment) -> dict[str, Any]:
+    path = str(env.path)
+    value = txn.get(CONFIG_KEY, db=env.db("meta"))
+    try:
+        config: dict[str, Any] = msgpack.unpackb(value) if value is not None else {}
+        if config["magic"] != MAGIC:
+            raise KeyError
+    except (ValueError, KeyError, TypeError):
+        raise NotADatabaseError(f"{path} was not written by vecstore", path=path) from None
+    if config["format"] > FORMAT:
+        raise FormatVersionError(
+            f"{path} has format {config['format']}, and this version of vecstore reads up to {FORMAT}; upgrade vecstore",
+            path=path,
+            found=config["format"],
+            supported=FORMAT,
+        )
+    return config

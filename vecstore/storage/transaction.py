@@ -1,0 +1,200 @@
+"""One write: rows added and removed, payloads changed, all in a single LMDB transaction.
+
+A slot's vector never changes while the slot lives: a new vector takes a new slot, and the old one is removed. So
+whatever reads a slot reads either all of the row it knew, or, once a later commit has reused it, a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.errors import CorruptionError, DatabaseFullError
+from vecstore.storage import blocks, keys, log
+from vecstore.storage.blocks import Block, Layout
+from vecstore.storage.environment import Environment
+from vecstore.storage.log import NO_SLOTS, Slots
+from vecstore.storage.payloads import seal_payload
+from vecstore.storage.reader import Reader
+from vecstore.storage.snapshot import CHUNK_SLOTS, STATE_KEY, State, Table
+
+MAX_SLOTS: Final = 2**31 - 1
+
+# A block is filled up again once this share of it is free: then a row written costs at most four rows rewritten,
+# and dead rows take at most a third of what live ones do.
+REUSE_SHARE: Final = 4
+
+
+class Allocator:
+    """Which slots the next rows take. It knows the state after the last commit, and changes at a commit only."""
+
+    def __init__(self, table: Table, layout: Layout) -> None:
+        self.layout = layout
+        self.slots = table.state.slots
+        n = -(-self.slots // layout.rows)
+        self.live = np.zeros((n, layout.rows), bool)
+        self.live.reshape(-1)[table.live_slots()] = True
+        self.sparse: set[int] = set()
+        self._sort_in(range(n))
+
+    def take(self, n: int) -> Slots:
+        """`n` free slots, ascending: those of blocks with room first, then new ones at the end."""
+        taken: list[Slots] = []
+        for block in sorted(self.sparse):
+            if n <= 0:
+                break
+            free = np.flatnonzero(~self.live[block][: self._filled(block)])[:n] + block * self.layout.rows
+            taken.append(free)
+            n -= len(free)
+        if n > 0:
+            if self.slots + n > MAX_SLOTS:
+                raise DatabaseFullError(f"a collection holds at most {MAX_SLOTS} rows", limit=MAX_SLOTS)
+            taken.append(np.arange(self.slots, self.slots + n))
+        return np.concatenate([NO_SLOTS, *taken])
+
+    def committed(self, write: Transaction) -> None:
+        """Follow a write that was committed."""
+        added, removed = write.entry.added, write.entry.removed
+        self.slots = write.state.slots
+        n = -(-self.slots // self.layout.rows)
+        if n > len(self.live):  # grown by half at a time, so that appending stays cheap
+            grown = np.zeros((max(n, len(self.live) * 3 // 2), self.layout.rows), bool)
+            grown[: len(self.live)] = self.live
+            self.live = grown
+        flat = self.live.reshape(-1)
+        flat[added] = True
+        flat[removed] = False
+        self._sort_in(np.unique(np.concatenate([added, removed]) >> self.layout.shift).tolist())
+
+    def _filled(self, block: int) -> int:
+        return min(self.layout.rows, self.slots - block * self.layout.rows)
+
+    def _sort_in(self, numbers: Sequence[int]) -> None:
+        for block in numbers:
+            free = self._filled(block) - int(np.count_nonzero(self.live[block]))
+            if free * REUSE_SHARE >= self.layout.rows:
+                self.sparse.add(block)
+            else:
+                self.sparse.discard(block)
+
+
+class Transaction(Reader):
+    """The verbs of storage inside one write transaction; ids come as keys, and rows are removed before added."""
+
+    def __init__(self, txn: Any, env: Environment, layout: Layout, allocator: Allocator) -> None:
+        super().__init__(txn, env)
+        self.layout = layout
+        self.allocator = allocator
+        self.state = State.read(txn, env)
+        self.entry = log.Entry(NO_SLOTS, NO_SLOTS, NO_SLOTS)
+
+    @property
+    def lsn(self) -> int:
+        """The log sequence number of this write, or of the last one if this has changed nothing yet."""
+        parts = (self.entry.added, self.entry.removed, self.entry.changed)
+        return self.state.lsn + any(len(part) for part in parts)
+
+    def add(
+        self,
+        id_keys: Sequence[bytes],
+        vectors: npt.NDArray[np.float32],
+        norms: npt.NDArray[np.float32],
+        payloads: Sequence[bytes | None],
+    ) -> None:
+        """Store new rows; an id that was there before moves to its new slot. Once per transaction."""
+        assert not len(self.entry.added)
+        slots = self.allocator.take(len(id_keys))
+        self._write_vectors(slots, vectors, norms)
+        numbers = slots.tolist()
+        at_end = not numbers or numbers[0] >= self.state.slots
+        slot_keys = list(map(keys.slot_key, numbers))
+        self._put_many("id", list(zip(slot_keys, id_keys, strict=True)), at_end)
+        sealed = [
+            (key, seal_payload(payload, slot))
+            for key, slot, payload in zip(slot_keys, numbers, payloads, strict=True)
+            if payload is not None
+        ]
+        self._put_many("payload", sealed, at_end)
+        # In the order of the keys, so that neighbours in the tree are written together.
+        self._put_many("slot", sorted(zip(id_keys, slot_keys, strict=True)), False)
+        self._mark(slots, True)
+        slots_now = max(self.state.slots, int(slots[-1]) + 1 if len(slots) else 0)
+        self.state = State(self.state.lsn, slots_now, self.state.count + len(slots))
+        self.entry = log.Entry(slots, self.entry.removed, self.entry.changed)
+
+    def remove(self, slots: Slots, id_keys: Sequence[bytes], *, replaced: bool = False) -> None:
+        """Take rows away; `replaced` ones keep their id, which `add` then points elsewhere. Once per transaction."""
+        assert not len(self.entry.removed)
+        for slot, key in zip(slots.tolist(), id_keys, strict=True):
+            slot_key = keys.slot_key(slot)
+            self.txn.delete(slot_key, db=self.env.db("id"))
+            self.txn.delete(slot_key, db=self.env.db("payload"))
+            if not replaced:
+                self.txn.delete(key, db=self.env.db("slot"))
+        slots = np.sort(slots)
+        self._mark(slots, False)
+        self.state = State(self.state.lsn, self.state.slots, self.state.count - len(slots))
+        self.entry = log.Entry(self.entry.added, slots, self.entry.changed)
+
+    def set_payloads(self, slots: Slots, payloads: Sequence[bytes | None]) -> None:
+        """Give rows another payload. Once per transaction."""
+        assert not len(self.entry.changed)
+        db = self.env.db("payload")
+        for slot, payload in zip(slots.tolist(), payloads, strict=True):
+            if payload is None:
+                self.txn.delete(keys.slot_key(slot), db=db)
+            else:
+                self.txn.put(keys.slot_key(slot), seal_payload(payload, slot), db=db)
+        self.entry = log.Entry(self.entry.added, self.entry.removed, np.sort(slots))
+
+    def finish(self) -> None:
+        """Write the log record and the counters, if anything was changed."""
+        lsn = self.lsn
+        if lsn == self.state.lsn:
+            return
+        self.state = State(lsn, self.state.slots, self.state.count)
+        log.append(self.txn, self.env.db("log"), lsn, self.entry)
+        self.txn.put(STATE_KEY, self.state.pack(), db=self.env.db("meta"))
+
+    def _put_many(self, db: str, items: list[tuple[bytes, bytes]], append: bool) -> None:
+        with self.txn.cursor(self.env.db(db)) as cursor:
+            cursor.putmulti(items, append=append)
+
+    def _write_vectors(
+        self, slots: Slots, vectors: npt.NDArray[np.float32], norms: npt.NDArray[np.float32]
+    ) -> None:
+        db, rows = self.env.db("vector:vector"), self.layout.rows
+        numbers = slots >> self.layout.shift
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(slots)], strict=True):
+            number = int(numbers[first])
+            key = keys.block_key(number)
+            old = self.txn.get(key, db=db) if last - first < rows else None
+            if old is not None:
+                self._verify(old, number)
+            block = Block(self.layout, number, old)
+            within = slots[first:last] & (rows - 1)
+            block.vectors[within] = vectors[first:last]
+            block.norms[within] = norms[first:last]
+            self.txn.put(key, block.seal(self.state.lsn + 1), db=db)
+
+    def _verify(self, value: memoryview, number: int) -> None:
+        try:
+            blocks.verify(value, self.layout, number)
+        except CorruptionError as error:
+            raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
+
+    def _mark(self, slots: Slots, alive: bool) -> None:
+        """Set or clear the live bits of some ascending slots."""
+        db = self.env.db("live")
+        numbers = slots // CHUNK_SLOTS
+        for chunk in np.unique(numbers).tolist():
+            key = keys.chunk_key(chunk)
+            old = self.txn.get(key, db=db)
+            packed = np.zeros(CHUNK_SLOTS // 8, np.uint8) if old is None else np.frombuffer(old, np.uint8)
+            bits = np.unpackbits(packed, bitorder="little")
+            bits[slots[numbers == chunk] - chunk * CHUNK_SLOTS] = alive
+            self.txn.put(key, np.packbits(bits, bitorder="little").tobytes(), db=db)

@@ -1,0 +1,109 @@
+"""The values that go into the verbs and come out of them: plain frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Id: TypeAlias = int | str
+"""What names a row: an int from 0 to 2^63 - 1, or a str of 1 to 480 bytes of UTF-8. 7 and "7" differ."""
+
+Payload: TypeAlias = dict[str, Any]
+"""What a row carries beside its vector: None, bool, int, float, str, bytes, and lists and dicts of them."""
+
+Filter: TypeAlias = dict[str, Any]
+"""A condition on payloads in the style of MongoDB, such as `{"year": {"$gte": 2020}}`."""
+
+Metric: TypeAlias = Literal["cosine", "dot", "l2"]
+"""How near two vectors are: cosine similarity, inner product, or minus the Euclidean distance."""
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer of a search; a higher `score` is nearer. `vector` is `(dim,) float32` or None."""
+
+    id: Id
+    score: float
+    payload: Payload | None = None
+    vector: Vector | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored row. `vector` is `(dim,) float32`, bit for bit what was written, or None."""
+
+    id: Id
+    payload: Payload | None = None
+    vector: Vector | None = field(default=None, compare=False)
+
+
+class Page(NamedTuple):
+    """One step of a scroll: some records, and the cursor that continues behind them (None at the end)."""
+
+    records: list[Record]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a write did. Each write has the next `lsn` (log sequence number) of its collection."""
+
+    lsn: int
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """No index: every search reads every row, and is exact. Right up to some 100,000 rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What a collection was created with."""
+
+    name: str
+    dim: int
+    metric: Metric = "cosine"
+    index: Flat = field(default_factory=Flat)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts and sizes of one collection; all sizes in bytes."""
+
+    name: str
+    dim: int
+    metric: Metric
+    index: str
+    count: int
+    """Rows that a search can find."""
+    dead: int
+    """Slots of deleted or replaced rows, which later writes use again."""
+    lsn: int
+    """Log sequence number of the last write."""
+    vector_bytes: int
+    """Blocks of vectors, dead rows among them."""
+    payload_bytes: int
+    id_bytes: int
+    """Both maps between ids and slots."""
+    log_bytes: int
+    free_bytes: int
+    """Pages of the file that the next writes use again."""
+    file_bytes: int
+    """The whole data file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `check()` found wrong: which `part`, a sentence, and the `ids` of the rows it harms."""
+
+    part: str
+    message: str
+    ids: tuple[Id, ...] = ()

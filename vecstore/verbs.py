@@ -1,0 +1,363 @@
+"""The verbs of databases and collections, embedded and remote alike.
+
+A public method checks its arguments and hands them, in one form, to the abstract method of the same name with an
+underscore. The two backends implement only those, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore import arguments
+from vecstore.arguments import Rows, verb
+from vecstore.errors import InvalidArgumentError
+from vecstore.filters import compile_filter
+from vecstore.types import (
+    CollectionInfo,
+    Filter,
+    Finding,
+    Flat,
+    Hit,
+    Id,
+    Metric,
+    Page,
+    Record,
+    Stats,
+    WriteResult,
+)
+
+Operation: TypeAlias = Literal["insert", "upsert", "update"]
+
+VectorsLike: TypeAlias = Any
+"""`(n, dim)` numbers: a NumPy array, nested lists, or anything with `__array__` or DLPack; stored as float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A checked search: `queries` is `(n, dim) float32`."""
+
+    queries: npt.NDArray[np.float32]
+    k: int
+    filter: Filter | None = None
+    score_threshold: float | None = None
+    with_payload: bool = True
+    with_vectors: bool = False
+
+
+class Closing(ABC):
+    """Something that is closed once, by `close()` or at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files or connections; closing twice is allowed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CollectionVerbs(Closing):
+    """A named set of rows: each an id, a vector of `dim` float32, and a payload or none.
+
+    Every write is one transaction: when it returns, all of it is durable and the next search sees it; when it
+    raises, nothing of it remains.
+    """
+
+    info: CollectionInfo
+    """What the collection was created with."""
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.info.name
+
+    @property
+    def dim(self) -> int:
+        """Numbers in each vector."""
+        return self.info.dim
+
+    @property
+    def metric(self) -> Metric:
+        """cosine, dot or l2."""
+        return self.info.metric
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    @verb
+    def insert(self, ids: Any, vectors: VectorsLike, payloads: Any = None) -> WriteResult:
+        """Store new rows; AlreadyExistsError, and no change, if one of the ids is there already.
+
+        `ids` are n ints or strs, `vectors` `(n, dim)`, `payloads` n dicts (or None for a row without). A single
+        id goes with one vector `(dim,)` and one dict. NaN, infinity, a wrong dimension, an id given twice and,
+        under cosine, a zero vector are refused.
+        """
+        return self._write("insert", self._rows(ids, vectors, payloads))
+
+    @verb
+    def upsert(self, ids: Any, vectors: VectorsLike, payloads: Any = None) -> WriteResult:
+        """Store rows; one whose id is there already replaces it whole, its payload too. Arguments as for insert."""
+        return self._write("upsert", self._rows(ids, vectors, payloads))
+
+    @verb
+    def update(
+        self, ids: Any, vectors: VectorsLike = None, payloads: Any = None, *, merge: bool = True
+    ) -> WriteResult:
+        """Change vectors, payloads or both of existing rows; NotFoundError, and no change, if one is missing.
+
+        A payload is merged into the row's own: its top-level fields are set, the others stay. With
+        `merge=False` it takes the place of the row's own. A payload of None leaves that row's as it is, or
+        with `merge=False` takes it away.
+        """
+        if vectors is None and payloads is None:
+            raise InvalidArgumentError("update() needs vectors, payloads or both")
+        if not arguments.flag(merge, "merge") and payloads is None:
+            raise InvalidArgumentError("update(): merge=False has no effect without payloads")
+        rows = arguments.rows(ids, vectors, payloads, self.dim, self.metric)
+        return self._write("update", rows, merge)
+
+    def _rows(self, ids: Any, vectors: VectorsLike, payloads: Any) -> Rows:
+        if vectors is None:
+            raise InvalidArgumentError("vectors: expected one for each id, got None")
+        return arguments.rows(ids, vectors, payloads, self.dim, self.metric)
+
+    @verb
+    def delete(self, ids: Any = None, *, filter: Filter | None = None) -> WriteResult:
+        """Delete rows by their ids, or all that match a filter (`{}` matches every row).
+
+        Ids that are not there are passed over; `deleted` of the result counts those that were.
+        """
+        if (ids is None) == (filter is None):
+            raise InvalidArgumentError("delete() takes either ids or filter")
+        if ids is not None:
+            return self._delete(arguments.id_list([ids] if isinstance(ids, int | str) else ids), None)
+        return self._delete(None, _checked(filter))
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    @overload
+    def get(self, ids: Id, *, with_payload: bool = ..., with_vectors: bool = ...) -> Record | None: ...
+
+    @overload
+    def get(
+        self, ids: list[Id] | list[int] | list[str], *, with_payload: bool = ..., with_vectors: bool = ...
+    ) -> list[Record | None]: ...
+
+    @overload
+    def get(self, ids: Any, *, with_payload: bool = ..., with_vectors: bool = ...) -> Any: ...
+
+    @verb
+    def get(self, ids: Any, *, with_payload: bool = True, with_vectors: bool = False) -> Any:
+        """The records of some ids in the order asked, None for what is missing; of one id, the one record."""
+        single = isinstance(ids, int | str | np.integer)
+        wanted = arguments.id_list([ids] if single else ids)
+        found = self._get(
+            wanted, arguments.flag(with_payload, "with_payload"), arguments.flag(with_vectors, "with_vectors")
+        )
+        return found[0] if single else found
+
+    @overload
+    def search(
+        self,
+        query: list[float],
+        k: int = ...,
+        *,
+        filter: Filter | None = ...,
+        score_threshold: float | None = ...,
+        with_payload: bool = ...,
+        with_vectors: bool = ...,
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        query: list[list[float]],
+        k: int = ...,
+        *,
+        filter: Filter | None = ...,
+        score_threshold: float | None = ...,
+        with_payload: bool = ...,
+        with_vectors: bool = ...,
+    ) -> list[list[Hit]]: ...
+
+    @overload
+    def search(
+        self,
+        query: Any,
+        k: int = ...,
+        *,
+        filter: Filter | None = ...,
+        score_threshold: float | None = ...,
+        with_payload: bool = ...,
+        with_vectors: bool = ...,
+    ) -> Any: ...
+
+    @verb
+    def search(
+        self,
+        query: VectorsLike,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        score_threshold: float | None = None,
+        with_payload: bool = True,
+        with_vectors: bool = False,
+    ) -> Any:
+        """The k nearest rows, best first: a list of hits for one query `(dim,)`, a list of such lists for `(n, dim)`.
+
+        There are fewer than k hits only where fewer rows match. With `filter` only rows whose payload matches
+        count, with `score_threshold` only those with at least that score. `score` is higher for nearer rows:
+        the cosine, the inner product, or minus the Euclidean distance.
+        """
+        queries, single = arguments.query_rows(query, self.dim, self.metric)
+        found = self._search(
+            Query(
+                queries,
+                arguments.whole_number(k, "k", 1, arguments.MAX_K),
+                _checked(filter),
+                arguments.threshold(score_threshold),
+                arguments.flag(with_payload, "with_payload"),
+                arguments.flag(with_vectors, "with_vectors"),
+            )
+        )
+        return found[0] if single else found
+
+    @verb
+    def scroll(
+        self,
+        *,
+        filter: Filter | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        with_payload: bool = True,
+        with_vectors: bool = False,
+    ) -> Page:
+        """Walk over all rows in the order of their ids (ints first), `limit` at a time.
+
+        Returns `(records, cursor)`; hand the cursor to the next call until it is None. A row that stays
+        untouched while others are written is met exactly once.
+        """
+        if cursor is not None and not isinstance(cursor, str):
+            raise InvalidArgumentError(f"cursor: expected one that scroll() returned, got {cursor!r}")
+        return self._scroll(
+            _checked(filter),
+            arguments.whole_number(limit, "limit", 1, arguments.MAX_LIMIT),
+            cursor,
+            arguments.flag(with_payload, "with_payload"),
+            arguments.flag(with_vectors, "with_vectors"),
+        )
+
+    @verb
+    def count(self, filter: Filter | None = None) -> int:
+        """How many rows there are, or how many match a filter."""
+        return self._count(_checked(filter))
+
+    def __len__(self) -> int:
+        return self._count(None)
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Counts and sizes."""
+
+    @abstractmethod
+    def check(self) -> list[Finding]:
+        """Read and verify everything that is stored; what is wrong, or an empty list."""
+
+    @abstractmethod
+    def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult: ...
+
+    @abstractmethod
+    def _delete(self, ids: list[Id] | None, filter: Filter | None) -> WriteResult: ...
+
+    @abstractmethod
+    def _get(self, ids: list[Id], with_payload: bool, with_vectors: bool) -> list[Record | None]: ...
+
+    @abstractmethod
+    def _search(self, query: Query) -> list[list[Hit]]: ...
+
+    @abstractmethod
+    def _scroll(
+        self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool
+    ) -> Page: ...
+
+    @abstractmethod
+    def _count(self, filter: Filter | None) -> int: ...
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.dim} dimensions, {self.metric}>"
+
+
+class DatabaseVerbs(Closing):
+    """A set of collections."""
+
+    @verb
+    def create_collection(
+        self,
+        name: str,
+        dim: int,
+        metric: Metric = "cosine",
+        *,
+        index: Flat | None = None,
+        exist_ok: bool = False,
+    ) -> CollectionVerbs:
+        """Create a collection for vectors of `dim` numbers (1 to 8192), compared by cosine, dot or l2.
+
+        AlreadyExistsError if there is one of that name; with `exist_ok=True` it is returned instead, provided
+        it was created alike. A name has 1 to 128 letters, digits, dots, dashes and underscores.
+        """
+        if index is not None and not isinstance(index, Flat):
+            raise InvalidArgumentError(f"index: expected vecstore.Flat(), got {index!r}")
+        wanted = CollectionInfo(
+            _collection_name(name), arguments.dimension(dim), arguments.metric_name(metric), index or Flat()
+        )
+        return self._create(wanted, arguments.flag(exist_ok, "exist_ok"))
+
+    @verb
+    def get_collection(self, name: str) -> CollectionVerbs:
+        """Open a collection; CollectionNotFoundError if there is none of that name."""
+        return self._open(_collection_name(name))
+
+    @abstractmethod
+    def list_collections(self) -> list[str]:
+        """The names of all collections, sorted."""
+
+    @verb
+    def drop_collection(self, name: str) -> None:
+        """Delete a collection with all its rows, for good; CollectionNotFoundError if there is none."""
+        self._drop(_collection_name(name))
+
+    @abstractmethod
+    def _create(self, info: CollectionInfo, exist_ok: bool) -> CollectionVerbs: ...
+
+    @abstractmethod
+    def _open(self, name: str) -> CollectionVerbs: ...
+
+    @abstractmethod
+    def _drop(self, name: str) -> None: ...
+
+
+def _checked(filter: Filter | None) -> Filter | None:
+    """A filter that compiles, or the error that names what is wrong with it."""
+    if filter is not None:
+        compile_filter(filter)
+    return filter
+
+
+def _collection_name(name: Any) -> str:
+    import re
+
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
+        raise InvalidArgumentError(
+            f"name: expected 1 to 128 letters, digits, dots, dashes and underscores, "
+            f"the first a letter or digit, got {name!r}"
+        )
+    return name
