@@ -96,9 +96,7 @@ _HOME = {
     "connect": "client",
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
-    **dict.fromkeys(
-        ["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Flat"], "types"
-    ),
+    **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Flat"], "types"),
 }
 
 

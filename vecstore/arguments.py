@@ -6,9 +6,12 @@ norms, payloads are msgpack bytes. Embedded and remote collections share it, and
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
+import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar, get_args
@@ -38,9 +41,7 @@ SYNONYMS: Final = {
     **dict.fromkeys(["id", "keys", "point_ids"], "ids"),
     **dict.fromkeys(["dimension", "size", "dimensions", "vector_size", "d"], "dim"),
     **dict.fromkeys(["distance", "space", "metric_type", "distance_func"], "metric"),
-    **dict.fromkeys(
-        ["with_vector", "include_values", "include_vectors", "include_embeddings"], "with_vectors"
-    ),
+    **dict.fromkeys(["with_vector", "include_values", "include_vectors", "include_embeddings"], "with_vectors"),
     **dict.fromkeys(["with_payloads", "include_metadata", "include"], "with_payload"),
     **dict.fromkeys(["threshold", "min_score", "radius", "similarity_threshold"], "score_threshold"),
     **dict.fromkeys(["offset", "page", "next_page_offset", "page_token"], "cursor"),
@@ -52,6 +53,9 @@ SYNONYMS: Final = {
     **dict.fromkeys(["host", "url", "uri", "endpoint"], "address"),
 }
 _SECOND_CHOICE: Final = {"top_k": "k", "k": "limit", "limit": "k", "n": "limit"}
+
+_STR: Final = {str}
+_LEAVES: Final = {type(None), bool, int, float, str, bytes}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +119,20 @@ def id_list(ids: Any) -> list[Id]:
         ids = ids.tolist()
     if isinstance(ids, int | str | bytes) or not isinstance(ids, Iterable):
         raise InvalidArgumentError(f"ids: expected a list of int or str, got {_show(ids)}")
-    return [one_id(value) for value in ids]
+    listed = list(ids)
+    return listed if _plainly_fine(listed) else [one_id(value) for value in listed]
+
+
+def _plainly_fine(ids: list[Any]) -> bool:
+    """Whether all are ints in range, or all short strs: the ordinary case, told without a look at each."""
+    types = set(map(type, ids))
+    if types == {int}:
+        return bool(min(ids) >= 0 and max(ids) <= MAX_INT_ID)
+    if types == {str} and all(ids) and max(map(len, ids)) * 4 <= MAX_STR_ID:
+        with contextlib.suppress(UnicodeEncodeError):
+            "".join(ids).encode()
+            return True
+    return False
 
 
 def one_id(value: Any) -> Id:
@@ -141,12 +158,10 @@ def _refuse_repeats(ids: list[Id]) -> None:
     if len(set(ids)) == len(ids):
         return
     first: dict[Id, int] = {}
-    for row, id in enumerate(ids):
-        if id in first:
-            raise InvalidArgumentError(
-                f"ids: {id!r} appears twice in one call, in rows {first[id]} and {row}"
-            )
-        first[id] = row
+    for row, one in enumerate(ids):
+        if one in first:
+            raise InvalidArgumentError(f"ids: {one!r} appears twice in one call, in rows {first[one]} and {row}")
+        first[one] = row
 
 
 def as_floats(values: Any, name: str) -> npt.NDArray[np.float32]:
@@ -195,9 +210,7 @@ def _odd_norm(vector: npt.NDArray[np.float32], row: int, metric: Metric, name: s
         raise InvalidArgumentError(f"{name}: row {row} holds {vector[column]} at dimension {column}")
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm >= MAX_NORM:
-        raise InvalidArgumentError(
-            f"{name}: row {row} has norm {norm:.3g}; float32 scores need less than {MAX_NORM}"
-        )
+        raise InvalidArgumentError(f"{name}: row {row} has norm {norm:.3g}; float32 scores need less than {MAX_NORM}")
     if metric == "cosine" and norm <= MIN_NORM:
         what = "is a zero vector" if norm == 0 else f"has norm {norm:.3g}"
         raise InvalidArgumentError(f"{name}: row {row} {what}, which has no direction under cosine")
@@ -220,19 +233,32 @@ def _payload_list(payloads: Any, n: int) -> list[bytes | None]:
     listed = list(payloads)
     if len(listed) != n:
         raise InvalidArgumentError(f"payloads: expected one for each of {n} ids, got {len(listed)}")
-    return [None if payload is None else pack_payload(payload, row) for row, payload in enumerate(listed)]
+    pack = _packer()
+    if set(map(type, listed)) == {dict} and not (
+        set(map(type, itertools.chain.from_iterable(listed))) - _STR
+        or set(map(type, itertools.chain.from_iterable(map(dict.values, listed)))) - _LEAVES
+    ):
+        with contextlib.suppress(ValueError, OverflowError):  # whose row is told below
+            return list(map(pack, listed))
+        pack = _packer()
+    return [None if payload is None else pack_payload(payload, row, pack) for row, payload in enumerate(listed)]
 
 
-def pack_payload(payload: Any, row: int = 0) -> bytes:
+def _packer() -> Callable[[Any], bytes]:
+    # One for a call, not one for all: a Packer must not be entered by two threads.
+    return msgpack.Packer(default=_plain).pack  # type: ignore[no-any-return]
+
+
+def pack_payload(payload: Any, row: int = 0, pack: Callable[[Any], bytes] | None = None) -> bytes:
     """A payload as a msgpack map; NumPy scalars become Python's, tuples become lists."""
     if not isinstance(payload, dict):
         raise InvalidArgumentError(f"payloads: row {row}: expected a dict or None, got {_show(payload)}")
     try:
-        _refuse_odd_keys(payload, 0)
-        packed: bytes = msgpack.packb(payload, default=_plain)
+        if set(map(type, payload)) - _STR or set(map(type, payload.values())) - _LEAVES:
+            _refuse_odd_keys(payload, 0)
+        return (pack or _packer())(payload)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(f"payloads: row {row}: {error}") from None
-    return packed
 
 
 def unpack_payload(packed: bytes | memoryview | None) -> Payload | None:
@@ -283,9 +309,7 @@ def metric_name(metric: Any) -> Metric:
 def whole_number(value: Any, name: str, low: int, high: int) -> int:
     """Check an int argument against its range."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidArgumentError(
-            f"{name}: expected a whole number from {low} to {high}, got {_show(value)}"
-        )
+        raise InvalidArgumentError(f"{name}: expected a whole number from {low} to {high}, got {_show(value)}")
     if not low <= value <= high:
         raise InvalidArgumentError(f"{name}: lies between {low} and {high}, got {value}")
     return int(value)
@@ -295,7 +319,7 @@ def threshold(value: Any) -> float | None:
     """Check a score_threshold."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or math.isnan(value):
         raise InvalidArgumentError(f"score_threshold: expected a number, got {_show(value)}")
     return float(value)
 
@@ -310,9 +334,7 @@ def flag(value: Any, name: str) -> bool:
 def mapping(filter: Any) -> Filter | None:
     """Check the outer form of a filter; its operators are checked where it is compiled."""
     if filter is not None and not isinstance(filter, dict):
-        raise InvalidArgumentError(
-            f'filter: expected a dict such as {{"year": {{"$gte": 2020}}}}, got {_show(filter)}'
-        )
+        raise InvalidArgumentError(f'filter: expected a dict such as {{"year": {{"$gte": 2020}}}}, got {_show(filter)}')
     return filter
 
 

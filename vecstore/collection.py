@@ -44,7 +44,7 @@ class Collection(CollectionVerbs):
     # -- writing ---------------------------------------------------------------------------------------------
 
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult:
-        id_keys = list(map(keys.id_key, rows.ids))
+        id_keys = keys.id_keys(rows.ids)
 
         def work(write: Transaction) -> WriteResult:
             slots = write.slots(id_keys)
@@ -61,16 +61,14 @@ class Collection(CollectionVerbs):
 
         return self._transaction(work)
 
-    def _add(
-        self, write: Transaction, id_keys: list[bytes], rows: Rows, payloads: Sequence[bytes | None]
-    ) -> None:
+    def _add(self, write: Transaction, id_keys: list[bytes], rows: Rows, payloads: Sequence[bytes | None]) -> None:
         assert rows.vectors is not None and rows.norms is not None
         write.add(id_keys, rows.vectors, rows.norms, payloads)
 
     def _update(
         self, write: Transaction, id_keys: list[bytes], slots: npt.NDArray[np.int64], rows: Rows, merge: bool
     ) -> WriteResult:
-        old = [write.payload(slot) for slot in slots.tolist()]
+        old = [write.row(slot)[1] for slot in slots.tolist()]
         if rows.payloads is None:
             payloads = old
         elif merge:
@@ -78,7 +76,7 @@ class Collection(CollectionVerbs):
         else:
             payloads = rows.payloads
         if rows.vectors is None:
-            write.set_payloads(slots, payloads)
+            write.set_payloads(slots, id_keys, payloads)
         else:
             write.remove(slots, id_keys, replaced=True)
             self._add(write, id_keys, rows, payloads)
@@ -87,13 +85,13 @@ class Collection(CollectionVerbs):
     def _delete(self, ids: list[Id] | None, filter: Filter | None) -> WriteResult:
         def work(write: Transaction) -> WriteResult:
             if ids is not None:
-                id_keys = list(map(keys.id_key, dict.fromkeys(ids)))
+                id_keys = keys.id_keys(list(dict.fromkeys(ids)))
                 slots = write.slots(id_keys)
                 id_keys = [key for key, slot in zip(id_keys, slots, strict=True) if slot >= 0]
                 slots = slots[slots >= 0]
             else:
                 slots = _matching(write, filter or {})
-                id_keys = [write.key(slot) for slot in slots.tolist()]
+                id_keys = [write.row(slot)[0] for slot in slots.tolist()]
             write.remove(slots, id_keys)
             return WriteResult(write.lsn, deleted=len(slots))
 
@@ -109,7 +107,7 @@ class Collection(CollectionVerbs):
 
     def _get(self, ids: list[Id], with_payload: bool, with_vectors: bool) -> list[Record | None]:
         with self._view() as view:
-            slots = view.slots(list(map(keys.id_key, ids)))
+            slots = view.slots(keys.id_keys(ids))
             there = np.flatnonzero(slots >= 0)
             found: list[Record | None] = [None] * len(ids)
             records = _records(view, [ids[i] for i in there], slots[there], with_payload, with_vectors)
@@ -122,9 +120,7 @@ class Collection(CollectionVerbs):
             allowed = view.table.live
             if query.filter is not None:
                 allowed = _bits(_matching(view, query.filter), len(allowed))
-            found = flat.search(
-                view.blocks(), allowed, query.queries, query.k, self.metric, query.score_threshold
-            )
+            found = flat.search(view.blocks(), allowed, query.queries, query.k, self.metric, query.score_threshold)
             return [_hits(view, slots, scores, query) for slots, scores in found]
 
     def _scroll(
@@ -137,7 +133,7 @@ class Collection(CollectionVerbs):
             slots: list[int] = []
             key, more = b"", None
             for next_key, slot in view.ids(after):
-                if matches is not None and not matches(unpack_payload(view.payload(slot)) or {}):
+                if matches is not None and not matches(unpack_payload(view.row(slot)[1]) or {}):
                     continue
                 if len(ids) == limit:
                     more = _encode_cursor(key)
@@ -155,9 +151,6 @@ class Collection(CollectionVerbs):
         """Counts and sizes."""
         with self._view() as view:
             file_bytes, free_bytes = view.env.used(view.txn)
-            sizes = {
-                name: _bytes(view.txn.stat(view.env.db(name))) for name in ("payload", "id", "slot", "log")
-            }
             return Stats(
                 name=self.name,
                 dim=self.dim,
@@ -167,9 +160,9 @@ class Collection(CollectionVerbs):
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
-                payload_bytes=sizes["payload"],
-                id_bytes=sizes["id"] + sizes["slot"],
-                log_bytes=sizes["log"],
+                row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
+                id_bytes=_bytes(view.txn.stat(view.env.db("slot"))),
+                log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
             )
@@ -215,17 +208,15 @@ class Collection(CollectionVerbs):
 def _records(
     view: View, ids: list[Id], slots: npt.NDArray[np.int64], with_payload: bool, with_vectors: bool
 ) -> list[Record]:
-    payloads = [unpack_payload(view.payload(slot)) if with_payload else None for slot in slots.tolist()]
+    payloads = [unpack_payload(view.row(slot)[1]) if with_payload else None for slot in slots.tolist()]
     vectors: Any = view.vectors(slots) if with_vectors else [None] * len(ids)
     return [Record(*parts) for parts in zip(ids, payloads, vectors, strict=True)]
 
 
-def _hits(
-    view: View, slots: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], query: Query
-) -> list[Hit]:
-    numbers = slots.tolist()
-    ids = [keys.key_id(view.key(slot)) for slot in numbers]
-    payloads = [unpack_payload(view.payload(slot)) if query.with_payload else None for slot in numbers]
+def _hits(view: View, slots: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
+    rows = [view.row(slot) for slot in slots.tolist()]
+    ids = [keys.key_id(key) for key, _ in rows]
+    payloads = [unpack_payload(packed) if query.with_payload else None for _, packed in rows]
     vectors: Any = view.vectors(slots) if query.with_vectors else [None] * len(ids)
     return [Hit(*parts) for parts in zip(ids, scores.tolist(), payloads, vectors, strict=True)]
 
@@ -233,7 +224,7 @@ def _hits(
 def _matching(reader: Reader, filter: Filter) -> npt.NDArray[np.int64]:
     """The slots whose payload matches, ascending; a row without payload is judged as `{}`."""
     matches = compile_filter(filter)
-    found = [slot for slot, packed in reader.payloads() if matches(unpack_payload(packed) or {})]
+    found = [slot for slot, _, packed in reader.rows() if matches(unpack_payload(packed) or {})]
     return np.array(found, np.int64)
 
 

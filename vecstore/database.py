@@ -92,9 +92,7 @@ class Database(DatabaseVerbs):
             self._refuse_closed()
             if self.read_only:
                 raise ReadOnlyError(f"{self.path} was opened with read_only=True")
-            taken = next(
-                (name for name in self.list_collections() if name.lower() == info.name.lower()), None
-            )
+            taken = next((name for name in self.list_collections() if name.lower() == info.name.lower()), None)
             if taken is not None:
                 return self._existing(taken, info, exist_ok)
             parent = self.path / COLLECTIONS
@@ -102,9 +100,7 @@ class Database(DatabaseVerbs):
             with disk_errors(parent):
                 try:
                     unfinished.mkdir()
-                    Store.create(
-                        unfinished, {"dim": info.dim, "metric": info.metric, "index": {"kind": "flat"}}
-                    )
+                    Store.create(unfinished, {"dim": info.dim, "metric": info.metric, "index": {"kind": "flat"}})
                     unfinished.rename(parent / info.name)
                     sync_folder(parent)
                 except BaseException:
@@ -150,7 +146,7 @@ class Database(DatabaseVerbs):
         """The names of all collections, sorted."""
         self._refuse_closed()
         try:
-            names = os.listdir(self.path / COLLECTIONS)
+            names = _names(self.path / COLLECTIONS)
         except FileNotFoundError:
             return []
         return sorted(name for name in names if not name.startswith("."))
@@ -202,7 +198,7 @@ def _refuse_foreign(path: Path) -> None:
         raise NotADatabaseError(f"{path} is a file; a vecstore database is a folder", path=str(path))
     if not path.exists() or (path / MARKER).exists():
         return
-    others = [name for name in os.listdir(path) if not name.startswith(".") and name != LOCK]
+    others = [name for name in _names(path) if not name.startswith(".") and name != LOCK]
     if others:
         raise NotADatabaseError(
             f"{path} is not empty and holds no vecstore database (there is {sorted(others)[0]}); name another folder",
@@ -239,6 +235,10 @@ def _check_marker(path: Path) -> None:
 
 def _remove_leftovers(parent: Path) -> None:
     """Delete what a killed process left half created or half dropped."""
-    for name in os.listdir(parent):
-        if name.startswith("."):
-            shutil.rmtree(parent / name, ignore_errors=True)
+    for entry in parent.iterdir():
+        if entry.name.startswith("."):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()]

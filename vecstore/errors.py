@@ -61,7 +61,7 @@ class DimensionMismatchError(InvalidArgumentError):
     """A vector has another dimension than the collection: `expected`, `received`."""
 
     reason = "DIMENSION_MISMATCH"
-    fields = ("expected", "received")
+    fields: ClassVar[tuple[str, ...]] = ("expected", "received")
     expected: int
     received: int
 
@@ -70,7 +70,7 @@ class UnknownArgumentError(InvalidArgumentError, TypeError):
     """An `argument` that does not exist, or has no effect in this call."""
 
     reason = "UNKNOWN_ARGUMENT"
-    fields = ("argument",)
+    fields: ClassVar[tuple[str, ...]] = ("argument",)
     argument: str
 
 
@@ -78,7 +78,7 @@ class NotFoundError(VecstoreError, LookupError):
     """There is no row with these `ids` (at most the first ten)."""
 
     reason = "NOT_FOUND"
-    fields = ("ids",)
+    fields: ClassVar[tuple[str, ...]] = ("ids",)
     ids: list[int | str] | None
 
 
@@ -86,7 +86,7 @@ class CollectionNotFoundError(NotFoundError):
     """There is no collection of this `name`, or no longer."""
 
     reason = "COLLECTION_NOT_FOUND"
-    fields = ("name",)
+    fields: ClassVar[tuple[str, ...]] = ("name",)
     name: str
 
 
@@ -94,7 +94,7 @@ class AlreadyExistsError(VecstoreError, ValueError):
     """Rows with these `ids` (at most the first ten), or a collection of this `name`, are there already."""
 
     reason = "ALREADY_EXISTS"
-    fields = ("ids", "name")
+    fields: ClassVar[tuple[str, ...]] = ("ids", "name")
     ids: list[int | str] | None
     name: str | None
 
@@ -127,7 +127,7 @@ class StorageError(VecstoreError, OSError):
     """The folder and its files; `path` where one is known."""
 
     reason = "STORAGE"
-    fields = ("path",)
+    fields: ClassVar[tuple[str, ...]] = ("path",)
     path: str | None
 
 
@@ -135,7 +135,7 @@ class DatabaseFullError(StorageError):
     """The write did not fit into max_size bytes; nothing of it was kept: `path`, `limit`."""
 
     reason = "DATABASE_FULL"
-    fields = ("path", "limit")
+    fields: ClassVar[tuple[str, ...]] = ("path", "limit")
     limit: int | None
 
 
@@ -149,7 +149,7 @@ class DatabaseLockedError(StorageError):
     """Another process, `pid`, has this folder open for writing."""
 
     reason = "DATABASE_LOCKED"
-    fields = ("path", "pid")
+    fields: ClassVar[tuple[str, ...]] = ("path", "pid")
     pid: int | None
 
 
@@ -163,7 +163,7 @@ class FormatVersionError(StorageError):
     """Written in a format this version does not know: `path`, `found`, `supported`."""
 
     reason = "FORMAT_VERSION"
-    fields = ("path", "found", "supported")
+    fields: ClassVar[tuple[str, ...]] = ("path", "found", "supported")
     found: int | None
     supported: int | None
 

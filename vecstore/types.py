@@ -90,9 +90,10 @@ class Stats:
     """Log sequence number of the last write."""
     vector_bytes: int
     """Blocks of vectors, dead rows among them."""
-    payload_bytes: int
+    row_bytes: int
+    """Ids and payloads by slot."""
     id_bytes: int
-    """Both maps between ids and slots."""
+    """The map from ids to slots."""
     log_bytes: int
     free_bytes: int
     """Pages of the file that the next writes use again."""

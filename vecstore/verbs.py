@@ -109,9 +109,7 @@ class CollectionVerbs(Closing):
         return self._write("upsert", self._rows(ids, vectors, payloads))
 
     @verb
-    def update(
-        self, ids: Any, vectors: VectorsLike = None, payloads: Any = None, *, merge: bool = True
-    ) -> WriteResult:
+    def update(self, ids: Any, vectors: VectorsLike = None, payloads: Any = None, *, merge: bool = True) -> WriteResult:
         """Change vectors, payloads or both of existing rows; NotFoundError, and no change, if one is missing.
 
         A payload is merged into the row's own: its top-level fields are set, the others stay. With

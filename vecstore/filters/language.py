@@ -90,7 +90,7 @@ def _condition(path: str, condition: Any) -> Test:
     return tests[0] if len(tests) == 1 else lambda values: all(test(values) for test in tests)
 
 
-def _operator(path: str, name: str, operand: Any) -> Test:  # noqa: PLR0911
+def _operator(path: str, name: str, operand: Any) -> Test:
     if name == "$eq":
         return _any(_equals(operand))
     if name == "$ne":
@@ -109,24 +109,15 @@ def _operator(path: str, name: str, operand: Any) -> Test:  # noqa: PLR0911
             raise InvalidArgumentError(f"filter: {path}: $exists takes True or False, got {operand!r}")
         return lambda values: any(value is not _MISSING for value in values) is operand
     if name == "$not":
-        if (
-            not isinstance(operand, dict)
-            or not operand
-            or not all(str(key).startswith("$") for key in operand)
-        ):
-            raise InvalidArgumentError(
-                f"filter: {path}: $not takes operators, got {operand!r}; for a value use $ne"
-            )
+        if not isinstance(operand, dict) or not operand or not all(str(key).startswith("$") for key in operand):
+            raise InvalidArgumentError(f"filter: {path}: $not takes operators, got {operand!r}; for a value use $ne")
         return _none(_condition(path, operand))
     raise _unknown(name, _FIELD_OPERATORS, f"at {path}")
 
 
 def _any(test: Test) -> Test:
     def over(values: list[Any]) -> bool:
-        for value in values:
-            if test(value) or (isinstance(value, list) and any(map(test, value))):
-                return True
-        return False
+        return any(test(value) or (isinstance(value, list) and any(map(test, value))) for value in values)
 
     return over
 
@@ -185,6 +176,4 @@ def _same(a: Any, b: Any) -> bool:
 def _unknown(name: str, known: tuple[str, ...], where: str) -> InvalidArgumentError:
     guess = difflib.get_close_matches(name, known, 1)
     where = f"{where}; did you mean {guess[0]}?" if guess else f"{where};"
-    return InvalidArgumentError(
-        f"filter: no operator {name} {where} there are {', '.join(known)}".replace(" ;", ";")
-    )
+    return InvalidArgumentError(f"filter: no operator {name} {where} there are {', '.join(known)}".replace(" ;", ";"))

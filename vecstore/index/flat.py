@@ -86,7 +86,8 @@ def _prepare(queries: Floats, metric: Metric) -> Floats:
     if metric != "cosine":
         return queries
     normed = queries.astype(np.float64)
-    return (normed / np.linalg.norm(normed, axis=1, keepdims=True)).astype(np.float32)
+    normed /= np.linalg.norm(normed, axis=1, keepdims=True)
+    return normed.astype(np.float32)
 
 
 def _dot(queries: Floats, rows: Floats, norms: Floats) -> Floats:  # noqa: ARG001

@@ -9,12 +9,12 @@ puts row 0, and every row of a multiple of 64 bytes, on a 64-byte boundary.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from vecstore.errors import CorruptionError
@@ -108,11 +108,6 @@ def address(value: memoryview) -> int:
     return int(np.frombuffer(value, np.uint8).__array_interface__["data"][0])
 
 
-def at(start: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-    """A read-only array over memory: valid only while the transaction it was found in lives."""
-    import ctypes
-
-    size = count * np.dtype(dtype).itemsize
-    array = np.frombuffer((ctypes.c_char * size).from_address(start), dtype)
-    array.flags.writeable = False
-    return array
+def at(start: int, size: int) -> memoryview:
+    """`size` bytes of memory, read-only: valid only while the transaction they were found in lives."""
+    return memoryview((ctypes.c_char * size).from_address(start)).toreadonly()

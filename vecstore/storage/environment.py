@@ -35,7 +35,7 @@ GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
 MAX_READERS: Final = 1024
-DATABASES: Final = ("meta", "vector:vector", "live", "id", "slot", "payload", "log")
+DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,6 +52,8 @@ class Environment:
         self._pid = os.getpid()
         self._gate = threading.Condition()
         self._readers = 0
+        # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
+        self.on_remap: Callable[[], None] = lambda: None
         self._exclusive = False
         self._closed: Callable[[], VecstoreError] | None = None
         self._writing = threading.RLock()
@@ -80,9 +82,7 @@ class Environment:
                 self._dbs[name] = self._env.open_db(name.encode(), create=not read_only)
         except lmdb.NotFoundError:
             self._env.close()
-            raise NotADatabaseError(
-                f"{path} is an LMDB file, but none of vecstore's", path=str(path)
-            ) from None
+            raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
             raise self._translate(error) from error
 
@@ -208,10 +208,7 @@ class Environment:
 
     def _remap(self, size: int) -> None:
         self._env.set_mapsize(size)
-        self.remapped()
-
-    def remapped(self) -> None:
-        """Called when the map has moved, before a reader enters again; replaced by whoever keeps addresses."""
+        self.on_remap()
 
     # -- the rest --------------------------------------------------------------------------------------------
 

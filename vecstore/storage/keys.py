@@ -4,6 +4,7 @@ so that LMDB's byte order is the order of the values."""
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from vecstore.types import Id
@@ -22,15 +23,13 @@ lsn_key = _U64.pack
 """A log sequence number: 8 bytes."""
 
 
-def id_key(id: Id) -> bytes:
-    """An id: a tag byte, then 8 bytes of an int or the UTF-8 of a str. All ints sort before all strs."""
-    if isinstance(id, int):
-        return _INT_ID.pack(INT_TAG, id)
-    return b"\x02" + id.encode()
+def id_keys(ids: Sequence[Id]) -> list[bytes]:
+    """A key for each id: a tag byte, then 8 bytes of an int or the UTF-8 of a str. All ints sort before all strs."""
+    return [_INT_ID.pack(INT_TAG, one) if isinstance(one, int) else b"\x02" + one.encode() for one in ids]
 
 
 def key_id(key: bytes) -> Id:
-    """The id that `id_key` encoded."""
+    """The id that `id_keys` encoded."""
     if key[0] == INT_TAG:
         number: int = _INT_ID.unpack(key)[1]
         return number

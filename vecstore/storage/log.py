@@ -1,7 +1,8 @@
 """The log: what each write did to which slots, so that others can follow without reading everything.
 
-A record is three runs-of-slots lists: slots that got a row, slots that lost theirs, and slots whose payload alone
-changed. It names no contents: those are read from the state it leads to.
+A record holds the counters as of that write, and three lists of slots: those that got a row, those that lost theirs,
+and those whose payload alone changed. It names no contents: those are read from the state it leads to. The last
+record is never trimmed, and so tells the state of the collection.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ NO_SLOTS: Final[Slots] = np.empty(0, np.int64)
 KEEP: Final = 4096
 TRIM_AT_ONCE: Final = 1024
 
-_COUNTS = struct.Struct("<III")
+_NO_RUNS: Final = np.empty((0, 2), np.uint32)
+_HEADER = struct.Struct("<QQIII")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The counters of a commit: `slots` is the high-water mark, `count` the rows that live."""
+
+    lsn: int = 0
+    slots: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +45,18 @@ class Entry:
     removed: Slots
     changed: Slots
 
-    def pack(self) -> bytes:
-        """Three counts of runs, then the runs as pairs (first slot, length), all uint32."""
+    def pack(self, state: State) -> bytes:
+        """The record: the counters, three counts of runs, then the runs as pairs (first slot, length)."""
         runs = [_runs(slots) for slots in (self.added, self.removed, self.changed)]
-        return _COUNTS.pack(*map(len, runs)) + b"".join(run.tobytes() for run in runs)
+        return _HEADER.pack(state.slots, state.count, *map(len, runs)) + b"".join(run.tobytes() for run in runs)
 
     @classmethod
     def unpack(cls, value: memoryview) -> Entry:
-        """The entry that `pack` packed."""
-        counts = _COUNTS.unpack_from(value)
-        runs = np.frombuffer(value, "<u4", offset=_COUNTS.size).reshape(-1, 2)
+        """The entry of a record."""
+        if len(value) < _HEADER.size or (len(value) - _HEADER.size) % 8:
+            raise CorruptionError("a record of the log is damaged")
+        counts = _HEADER.unpack_from(value)[2:]
+        runs = np.frombuffer(value, "<u4", offset=_HEADER.size).reshape(-1, 2)
         if len(runs) != sum(counts):
             raise CorruptionError("a record of the log is damaged")
         parts = np.split(runs.astype(np.int64), np.cumsum(counts)[:-1])
@@ -52,7 +65,9 @@ class Entry:
 
 def _runs(slots: Slots) -> npt.NDArray[np.uint32]:
     if not len(slots):
-        return np.empty((0, 2), np.uint32)
+        return _NO_RUNS
+    if slots[-1] - slots[0] == len(slots) - 1:
+        return np.array([[slots[0], len(slots)]], "<u4")
     starts = np.flatnonzero(np.diff(slots, prepend=slots[0] - 2) != 1)
     lengths = np.diff(starts, append=len(slots))
     return np.column_stack([slots[starts], lengths]).astype("<u4")
@@ -62,9 +77,21 @@ def _slots(runs: npt.NDArray[np.int64]) -> Slots:
     return np.concatenate([NO_SLOTS, *(np.arange(start, start + n) for start, n in runs.tolist())])
 
 
-def append(txn: Any, db: Any, lsn: int, entry: Entry) -> None:
-    """Write a record, and now and then forget those that no one follows any more."""
-    txn.put(keys.lsn_key(lsn), entry.pack(), db=db, append=True)
+def last(txn: Any, db: Any) -> State:
+    """The counters as a transaction sees them."""
+    with txn.cursor(db) as cursor:
+        if not cursor.last():
+            return State()
+        if len(cursor.value()) < _HEADER.size:
+            raise CorruptionError("the last record of the log is damaged")
+        slots, count, *_ = _HEADER.unpack_from(cursor.value())
+        return State(keys.number(cursor.key()), slots, count)
+
+
+def append(txn: Any, db: Any, state: State, entry: Entry) -> None:
+    """Write the record of the write that leads to `state`, and now and then forget those that no one follows."""
+    lsn = state.lsn
+    txn.put(keys.lsn_key(lsn), entry.pack(state), db=db, append=True)
     if lsn % TRIM_AT_ONCE == 0:
         with txn.cursor(db) as cursor:
             alive = cursor.first()
@@ -72,12 +99,12 @@ def append(txn: Any, db: Any, lsn: int, entry: Entry) -> None:
                 alive = cursor.delete()
 
 
-def since(txn: Any, db: Any, after: int, last: int) -> list[Entry] | None:
-    """The records from `after + 1` to `last`, or None where they are no longer all there."""
+def since(txn: Any, db: Any, after: int, until: int) -> list[Entry] | None:
+    """The records from `after + 1` to `until`, or None where they are no longer all there."""
     entries = []
     with txn.cursor(db) as cursor:
         found = cursor.set_key(keys.lsn_key(after + 1))
         while found:
             entries.append(Entry.unpack(cursor.value()))
             found = cursor.next()
-    return entries if len(entries) == last - after else None
+    return entries if len(entries) == until - after else None

@@ -6,7 +6,6 @@ blocks that were written since, in the writer and in processes that follow it al
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,32 +15,9 @@ import numpy.typing as npt
 from vecstore.errors import CorruptionError
 from vecstore.storage import blocks, keys, log
 from vecstore.storage.environment import Environment
+from vecstore.storage.log import State
 
 CHUNK_SLOTS: Final = 8192  # slots in one value of live bits: 1 KiB
-STATE_KEY: Final = b"state"
-
-_STATE = struct.Struct("<QQQ")
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The counters of a commit: `slots` is the high-water mark, `count` the rows that live."""
-
-    lsn: int = 0
-    slots: int = 0
-    count: int = 0
-
-    def pack(self) -> bytes:
-        """24 bytes."""
-        return _STATE.pack(self.lsn, self.slots, self.count)
-
-    @classmethod
-    def read(cls, txn: Any, env: Environment) -> State:
-        """The counters as a transaction sees them."""
-        value = txn.get(STATE_KEY, db=env.db("meta"))
-        if value is None or len(value) != _STATE.size:
-            raise CorruptionError(f"{env.path}: the counters are missing or damaged", path=str(env.path))
-        return cls(*_STATE.unpack(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +38,13 @@ class Table:
     def live_slots(self, first: int = 0, last: int | None = None) -> log.Slots:
         """The slots from `first` (a multiple of 8) up to `last` that hold rows, ascending."""
         last = self.state.slots if last is None else min(last, self.state.slots)
-        bits = np.unpackbits(
-            self.live[first >> 3 : (last + 7) >> 3], bitorder="little", count=max(0, last - first)
-        )
+        bits = np.unpackbits(self.live[first >> 3 : (last + 7) >> 3], bitorder="little", count=max(0, last - first))
         return np.flatnonzero(bits) + first
 
 
 def load(txn: Any, env: Environment, layout: blocks.Layout) -> Table:
     """The table of a commit, from the whole of it."""
-    state = State.read(txn, env)
+    state = log.last(txn, env.db("log"))
     count, n_bytes = _sizes(state, layout)
     rows = np.zeros(count, np.int64)
     with txn.cursor(env.db("vector:vector")) as cursor:
@@ -86,7 +60,7 @@ def load(txn: Any, env: Environment, layout: blocks.Layout) -> Table:
 
 def advance(table: Table, txn: Any, env: Environment, layout: blocks.Layout) -> Table:
     """The table of a later commit: by the log where it reaches back far enough, else from the whole."""
-    state = State.read(txn, env)
+    state = log.last(txn, env.db("log"))
     entries = log.since(txn, env.db("log"), table.state.lsn, state.lsn)
     if entries is None:
         return load(txn, env, layout)

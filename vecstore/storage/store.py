@@ -20,8 +20,9 @@ from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseErr
 from vecstore.storage import blocks, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment, sync_folder
+from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
-from vecstore.storage.snapshot import State, Table
+from vecstore.storage.snapshot import Table
 from vecstore.storage.transaction import Allocator, Transaction
 
 FORMAT: Final = 1
@@ -53,7 +54,7 @@ class View(Reader):
         for i, slot in enumerate(wanted.tolist()):
             row = int(self.table.rows[slot >> self.layout.shift])
             row += (slot & (self.layout.rows - 1)) * self.layout.dim * 4
-            out[i] = blocks.at(row, self.layout.dim, np.float32)
+            out[i] = np.frombuffer(blocks.at(row, self.layout.dim * 4), np.float32)
         return out
 
     def verify(self, numbers: Iterable[int] | npt.NDArray[np.int64] | None = None) -> None:
@@ -64,9 +65,9 @@ class View(Reader):
             row = int(self.table.rows[number])
             if sound[number] or not row:
                 continue
-            value = blocks.at(row - blocks.HEADER_SIZE, self.layout.size, np.uint8)
+            value = blocks.at(row - blocks.HEADER_SIZE, self.layout.size)
             try:
-                blocks.verify(memoryview(value), self.layout, int(number))
+                blocks.verify(value, self.layout, int(number))
             except CorruptionError as error:
                 raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
             sound[number] = 1
@@ -80,7 +81,7 @@ class View(Reader):
             if row:
                 self.verify((number,))
                 rows, dim = self.layout.rows, self.layout.dim
-                values = blocks.at(row, rows * dim + rows, np.float32)
+                values = np.frombuffer(blocks.at(row, (rows * dim + rows) * 4), np.float32)
                 yield number * rows, values[: rows * dim].reshape(rows, dim), values[rows * dim :]
 
 
@@ -96,7 +97,7 @@ class Store:
             self.env.close()
             raise
         self.layout = Layout(self.config["dim"], self.config["shift"])
-        self.env.remapped = self._forget
+        self.env.on_remap = self._forget
         self._table: Table | None = None
         self._table_lock = threading.Lock()
         self._allocator: Allocator | None = None
@@ -112,7 +113,6 @@ class Store:
 
             def work(txn: Any) -> None:
                 txn.put(CONFIG_KEY, msgpack.packb(full), db=env.db("meta"))
-                txn.put(snapshot.STATE_KEY, State().pack(), db=env.db("meta"))
 
             env.write(work)
         finally:
@@ -133,9 +133,7 @@ class Store:
             table = self._table
             if table is not None and table.txn_id == txn.id():
                 return table
-            if (
-                table is None or table.txn_id > txn.id()
-            ):  # another thread has seen a later commit: ours is older
+            if table is None or table.txn_id > txn.id():  # another thread has seen a later commit: ours is older
                 fresh = snapshot.load(txn, self.env, self.layout)
             else:
                 fresh = snapshot.advance(table, txn, self.env, self.layout)
@@ -226,7 +224,8 @@ def _read_config(txn: Any, env: Environment) -> dict[str, Any]:
         raise NotADatabaseError(f"{path} was not written by vecstore", path=path) from None
     if config["format"] > FORMAT:
         raise FormatVersionError(
-            f"{path} has format {config['format']}, and this version of vecstore reads up to {FORMAT}; upgrade vecstore",
+            f"{path} has format {config['format']}, and this version of vecstore reads up to {FORMAT}; "
+            "upgrade vecstore",
             path=path,
             found=config["format"],
             supported=FORMAT,

@@ -6,7 +6,8 @@ whatever reads a slot reads either all of the row it knew, or, once a later comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,10 +17,10 @@ from vecstore.errors import CorruptionError, DatabaseFullError
 from vecstore.storage import blocks, keys, log
 from vecstore.storage.blocks import Block, Layout
 from vecstore.storage.environment import Environment
-from vecstore.storage.log import NO_SLOTS, Slots
-from vecstore.storage.payloads import seal_payload
+from vecstore.storage.log import NO_SLOTS, Slots, State
 from vecstore.storage.reader import Reader
-from vecstore.storage.snapshot import CHUNK_SLOTS, STATE_KEY, State, Table
+from vecstore.storage.rows import seal_row
+from vecstore.storage.snapshot import CHUNK_SLOTS, Table
 
 MAX_SLOTS: Final = 2**31 - 1
 
@@ -67,12 +68,12 @@ class Allocator:
         flat = self.live.reshape(-1)
         flat[added] = True
         flat[removed] = False
-        self._sort_in(np.unique(np.concatenate([added, removed]) >> self.layout.shift).tolist())
+        self._sort_in(set((np.concatenate([added, removed]) >> self.layout.shift).tolist()))
 
     def _filled(self, block: int) -> int:
         return min(self.layout.rows, self.slots - block * self.layout.rows)
 
-    def _sort_in(self, numbers: Sequence[int]) -> None:
+    def _sort_in(self, numbers: Iterable[int]) -> None:
         for block in numbers:
             free = self._filled(block) - int(np.count_nonzero(self.live[block]))
             if free * REUSE_SHARE >= self.layout.rows:
@@ -88,7 +89,7 @@ class Transaction(Reader):
         super().__init__(txn, env)
         self.layout = layout
         self.allocator = allocator
-        self.state = State.read(txn, env)
+        self.state = log.last(txn, env.db("log"))
         self.entry = log.Entry(NO_SLOTS, NO_SLOTS, NO_SLOTS)
 
     @property
@@ -111,13 +112,8 @@ class Transaction(Reader):
         numbers = slots.tolist()
         at_end = not numbers or numbers[0] >= self.state.slots
         slot_keys = list(map(keys.slot_key, numbers))
-        self._put_many("id", list(zip(slot_keys, id_keys, strict=True)), at_end)
-        sealed = [
-            (key, seal_payload(payload, slot))
-            for key, slot, payload in zip(slot_keys, numbers, payloads, strict=True)
-            if payload is not None
-        ]
-        self._put_many("payload", sealed, at_end)
+        values = map(seal_row, numbers, id_keys, payloads)
+        self._put_many("row", list(zip(slot_keys, values, strict=True)), at_end)
         # In the order of the keys, so that neighbours in the tree are written together.
         self._put_many("slot", sorted(zip(id_keys, slot_keys, strict=True)), False)
         self._mark(slots, True)
@@ -129,9 +125,7 @@ class Transaction(Reader):
         """Take rows away; `replaced` ones keep their id, which `add` then points elsewhere. Once per transaction."""
         assert not len(self.entry.removed)
         for slot, key in zip(slots.tolist(), id_keys, strict=True):
-            slot_key = keys.slot_key(slot)
-            self.txn.delete(slot_key, db=self.env.db("id"))
-            self.txn.delete(slot_key, db=self.env.db("payload"))
+            self.txn.delete(keys.slot_key(slot), db=self.env.db("row"))
             if not replaced:
                 self.txn.delete(key, db=self.env.db("slot"))
         slots = np.sort(slots)
@@ -139,15 +133,11 @@ class Transaction(Reader):
         self.state = State(self.state.lsn, self.state.slots, self.state.count - len(slots))
         self.entry = log.Entry(self.entry.added, slots, self.entry.changed)
 
-    def set_payloads(self, slots: Slots, payloads: Sequence[bytes | None]) -> None:
+    def set_payloads(self, slots: Slots, id_keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
         """Give rows another payload. Once per transaction."""
         assert not len(self.entry.changed)
-        db = self.env.db("payload")
-        for slot, payload in zip(slots.tolist(), payloads, strict=True):
-            if payload is None:
-                self.txn.delete(keys.slot_key(slot), db=db)
-            else:
-                self.txn.put(keys.slot_key(slot), seal_payload(payload, slot), db=db)
+        for slot, key, payload in zip(slots.tolist(), id_keys, payloads, strict=True):
+            self.txn.put(keys.slot_key(slot), seal_row(slot, key, payload), db=self.env.db("row"))
         self.entry = log.Entry(self.entry.added, self.entry.removed, np.sort(slots))
 
     def finish(self) -> None:
@@ -156,20 +146,17 @@ class Transaction(Reader):
         if lsn == self.state.lsn:
             return
         self.state = State(lsn, self.state.slots, self.state.count)
-        log.append(self.txn, self.env.db("log"), lsn, self.entry)
-        self.txn.put(STATE_KEY, self.state.pack(), db=self.env.db("meta"))
+        log.append(self.txn, self.env.db("log"), self.state, self.entry)
 
     def _put_many(self, db: str, items: list[tuple[bytes, bytes]], append: bool) -> None:
         with self.txn.cursor(self.env.db(db)) as cursor:
             cursor.putmulti(items, append=append)
 
-    def _write_vectors(
-        self, slots: Slots, vectors: npt.NDArray[np.float32], norms: npt.NDArray[np.float32]
-    ) -> None:
+    def _write_vectors(self, slots: Slots, vectors: npt.NDArray[np.float32], norms: npt.NDArray[np.float32]) -> None:
         db, rows = self.env.db("vector:vector"), self.layout.rows
         numbers = slots >> self.layout.shift
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(slots)], strict=True):
+        bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(slots)]
+        for first, last in itertools.pairwise(bounds if len(slots) else []):
             number = int(numbers[first])
             key = keys.block_key(number)
             old = self.txn.get(key, db=db) if last - first < rows else None
@@ -189,12 +176,17 @@ class Transaction(Reader):
 
     def _mark(self, slots: Slots, alive: bool) -> None:
         """Set or clear the live bits of some ascending slots."""
+        if not len(slots):
+            return
         db = self.env.db("live")
         numbers = slots // CHUNK_SLOTS
-        for chunk in np.unique(numbers).tolist():
+        for chunk in range(int(numbers[0]), int(numbers[-1]) + 1):
+            here = slots[numbers == chunk]
+            if not len(here):
+                continue
             key = keys.chunk_key(chunk)
             old = self.txn.get(key, db=db)
             packed = np.zeros(CHUNK_SLOTS // 8, np.uint8) if old is None else np.frombuffer(old, np.uint8)
             bits = np.unpackbits(packed, bitorder="little")
-            bits[slots[numbers == chunk] - chunk * CHUNK_SLOTS] = alive
+            bits[here - chunk * CHUNK_SLOTS] = alive
             self.txn.put(key, np.packbits(bits, bitorder="little").tobytes(), db=db)
