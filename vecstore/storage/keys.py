@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from vecstore.types import Id
 
@@ -25,6 +25,8 @@ lsn_key = _U64.pack
 
 def id_keys(ids: Sequence[Id]) -> list[bytes]:
     """A key for each id: a tag byte, then 8 bytes of an int or the UTF-8 of a str. All ints sort before all strs."""
+    if set(map(type, ids)) == {str}:
+        return [b"\x02" + key for key in map(str.encode, cast(Sequence[str], ids))]
     return [_INT_ID.pack(INT_TAG, one) if isinstance(one, int) else b"\x02" + one.encode() for one in ids]
 
 

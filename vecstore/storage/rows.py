@@ -8,6 +8,7 @@ The checksum is XXH32 of all that follows, seeded with the slot, so that a mispl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +20,14 @@ from vecstore.errors import CorruptionError
 _LENGTHS: Final = [n.to_bytes(2, "little") for n in range(512)]
 
 
-def seal_row(slot: int, id_key: bytes, payload: bytes | None) -> bytes:
-    """The value to store."""
-    body = _LENGTHS[len(id_key)] + id_key + (payload or b"")
-    return xxhash.xxh32_digest(body, slot) + body
+def seal_rows(slots: Sequence[int], id_keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> list[bytes]:
+    """The value to store for each slot."""
+    bodies = [_LENGTHS[len(key)] + key + (payload or b"") for key, payload in zip(id_keys, payloads, strict=True)]
+    return [digest + body for digest, body in zip(map(xxhash.xxh32_digest, bodies, slots), bodies, strict=True)]
 
 
 def open_row(value: memoryview, slot: int, path: Path) -> tuple[bytes, bytes | None]:
-    """The id key, and the msgpack bytes or None, that `seal_row` sealed."""
+    """The id key, and the msgpack bytes or None, that `seal_rows` sealed."""
     body = bytes(value[4:])
     end = 2 + int.from_bytes(body[:2], "little")
     if value[:4] != xxhash.xxh32_digest(body, slot) or end > len(body):

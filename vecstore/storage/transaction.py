@@ -19,7 +19,7 @@ from vecstore.storage.blocks import Block, Layout
 from vecstore.storage.environment import Environment
 from vecstore.storage.log import NO_SLOTS, Slots, State
 from vecstore.storage.reader import Reader
-from vecstore.storage.rows import seal_row
+from vecstore.storage.rows import seal_rows
 from vecstore.storage.snapshot import CHUNK_SLOTS, Table
 
 MAX_SLOTS: Final = 2**31 - 1
@@ -68,7 +68,8 @@ class Allocator:
         flat = self.live.reshape(-1)
         flat[added] = True
         flat[removed] = False
-        self._sort_in(set((np.concatenate([added, removed]) >> self.layout.shift).tolist()))
+        shift = self.layout.shift
+        self._sort_in(set((added >> shift).tolist()) | set((removed >> shift).tolist()))
 
     def _filled(self, block: int) -> int:
         return min(self.layout.rows, self.slots - block * self.layout.rows)
@@ -112,7 +113,7 @@ class Transaction(Reader):
         numbers = slots.tolist()
         at_end = not numbers or numbers[0] >= self.state.slots
         slot_keys = list(map(keys.slot_key, numbers))
-        values = map(seal_row, numbers, id_keys, payloads)
+        values = seal_rows(numbers, id_keys, payloads)
         self._put_many("row", list(zip(slot_keys, values, strict=True)), at_end)
         # In the order of the keys, so that neighbours in the tree are written together.
         self._put_many("slot", sorted(zip(id_keys, slot_keys, strict=True)), False)
@@ -136,8 +137,9 @@ class Transaction(Reader):
     def set_payloads(self, slots: Slots, id_keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
         """Give rows another payload. Once per transaction."""
         assert not len(self.entry.changed)
-        for slot, key, payload in zip(slots.tolist(), id_keys, payloads, strict=True):
-            self.txn.put(keys.slot_key(slot), seal_row(slot, key, payload), db=self.env.db("row"))
+        numbers = slots.tolist()
+        values = seal_rows(numbers, id_keys, payloads)
+        self._put_many("row", list(zip(map(keys.slot_key, numbers), values, strict=True)), False)
         self.entry = log.Entry(self.entry.added, self.entry.removed, np.sort(slots))
 
     def finish(self) -> None:
@@ -181,12 +183,22 @@ class Transaction(Reader):
         db = self.env.db("live")
         numbers = slots // CHUNK_SLOTS
         for chunk in range(int(numbers[0]), int(numbers[-1]) + 1):
-            here = slots[numbers == chunk]
+            here = slots if numbers[0] == numbers[-1] else slots[numbers == chunk]
             if not len(here):
                 continue
             key = keys.chunk_key(chunk)
             old = self.txn.get(key, db=db)
-            packed = np.zeros(CHUNK_SLOTS // 8, np.uint8) if old is None else np.frombuffer(old, np.uint8)
-            bits = np.unpackbits(packed, bitorder="little")
-            bits[here - chunk * CHUNK_SLOTS] = alive
-            self.txn.put(key, np.packbits(bits, bitorder="little").tobytes(), db=db)
+            bits = bytearray(CHUNK_SLOTS // 8 if old is None else old)
+            _set_bits(bits, here - chunk * CHUNK_SLOTS, alive)
+            self.txn.put(key, bits, db=db)
+
+
+def _set_bits(bits: bytearray, positions: Slots, value: bool) -> None:
+    if len(positions) < 64:  # below, NumPy's overhead is more than the work
+        for position in positions.tolist():
+            mask = 1 << (position & 7)
+            bits[position >> 3] = bits[position >> 3] | mask if value else bits[position >> 3] & ~mask
+        return
+    unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+    unpacked[positions] = value
+    bits[:] = np.packbits(unpacked, bitorder="little").tobytes()

@@ -1,0 +1,220 @@
+"""The `vecstore` command: a demo, a server, and a look into databases."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import vecstore
+from vecstore.errors import InvalidArgumentError, VecstoreError
+from vecstore.verbs import DatabaseVerbs
+
+app = typer.Typer(
+    name="vecstore",
+    help="A durable vector database that is a folder, embedded in Python or served over gRPC.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Target = Annotated[str, typer.Argument(help="A database folder, or the HOST:PORT of a server.", show_default=False)]
+Name = Annotated[str | None, typer.Argument(help="A collection; all of them if left out.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """The console script: an error of vecstore is one line on stderr and exit code 1, never a traceback."""
+    try:
+        app()
+    except VecstoreError as error:
+        Console(stderr=True).print(f"[red]{type(error).__name__}[/]: ", end="")
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"vecstore {vecstore.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command(
+    epilog="Example: [cyan]vecstore demo --data /tmp/demo[/]",
+)
+def demo(
+    data: Annotated[Path, typer.Option(help="Where to put the database.")] = Path("vecstore-demo"),
+) -> None:
+    """From nothing to answers: insert 5,000 real sentences durably, search, filter, delete, reopen."""
+    from vecstore.demo.show import run
+
+    run(data, console)
+
+
+@app.command(epilog="Example: [cyan]vecstore serve --data data/ --listen 127.0.0.1:6333[/]")
+def serve(
+    data: Annotated[Path, typer.Option(help="The database folder; created if it is not there.", show_default=False)],
+    listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:6333",
+) -> None:
+    """Serve a database folder over gRPC until SIGTERM or Ctrl-C."""
+    try:
+        from vecstore_server import Config
+        from vecstore_server import serve as run
+    except ImportError as error:
+        raise InvalidArgumentError(
+            f'the server is not installed ({error}); run: pip install "vecstore[server]"'
+        ) from None
+    raise typer.Exit(run(Config(data=data, listen=listen)))
+
+
+@app.command(
+    epilog="Examples: [cyan]vecstore stats data/[/]   [cyan]vecstore stats localhost:6333 docs --json[/]",
+)
+def stats(target: Target, collection: Name = None, as_json: AsJson = False) -> None:
+    """Counts and sizes of the collections of a folder or a server."""
+    with _database(target) as db:
+        found = [db.get_collection(name).stats() for name in _names(db, collection)]
+    if as_json:
+        print(json.dumps([dataclasses.asdict(one) for one in found], indent=2))  # noqa: T201
+        return
+    if not found:
+        console.print(f"{target} holds no collections yet")
+    for one in found:
+        table = Table(title=one.name, title_justify="left", show_header=False)
+        for key, value in dataclasses.asdict(one).items():
+            if key != "name":
+                table.add_row(key.replace("_", " "), _size(value) if key.endswith("_bytes") else _plain(value))
+        console.print(table)
+
+
+@app.command(epilog="Examples: [cyan]vecstore check data/[/]   [cyan]vecstore check data/ docs[/]")
+def check(target: Target, collection: Name = None, as_json: AsJson = False) -> None:
+    """Read and verify everything that is stored; exit code 1 if something is wrong."""
+    findings: dict[str, list[Any]] = {}
+    with _database(target) as db:
+        names = _names(db, collection)
+        with console.status("") as status:
+            for name in names:
+                status.update(f"Checking {name} ...")
+                findings[name] = db.get_collection(name).check()
+    if as_json:
+        print(json.dumps({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()}, indent=2))  # noqa: T201
+    else:
+        for name, found in findings.items():
+            console.print(f"{name}: " + ("[green]sound[/]" if not found else f"[red]{len(found)} findings[/]"))
+            for one in found:
+                ids = f"; ids: {', '.join(map(repr, one.ids[:20]))}{' ...' if len(one.ids) > 20 else ''}"
+                console.print(f"  {one.part}: {one.message}{ids if one.ids else ''}", markup=False, highlight=False)
+    if any(findings.values()):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples: [cyan]vecstore search data/ docs --like 17 -k 5[/]   "
+    '[cyan]vecstore search localhost:6333 docs --vector query.npy --filter \'{"lang": "en"}\'[/]',
+)
+def search(
+    target: Target,
+    collection: Annotated[str, typer.Argument(help="The collection to search.", show_default=False)],
+    like: Annotated[str | None, typer.Option(help="Search with the vector of the row of this id.")] = None,
+    vector: Annotated[
+        str | None, typer.Option(help="The query: a .npy file, a JSON list, or - for a JSON list on standard input.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many rows to find.")] = 10,
+    filter: Annotated[str | None, typer.Option(help="A filter as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the rows nearest to a vector, or to a stored row."""
+    if (like is None) == (vector is None):
+        raise InvalidArgumentError("search takes either --like ID or --vector QUERY")
+    condition = None if filter is None else _json(filter, "--filter")
+    with _database(target) as db:
+        rows = db.get_collection(collection)
+        query = _read_vector(vector) if vector is not None else _vector_of(rows, str(like))
+        hits = rows.search(query, k, filter=condition)
+    if as_json:
+        found = [{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits]
+        print(json.dumps(found, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+        return
+    table = Table()
+    table.add_column("score", justify="right")
+    table.add_column("id")
+    table.add_column("payload", ratio=1)
+    for hit in hits:
+        text = "" if hit.payload is None else json.dumps(hit.payload, ensure_ascii=False, default=str)
+        table.add_row(f"{hit.score:.4f}", repr(hit.id), text)
+    console.print(table)
+
+
+@contextlib.contextmanager
+def _database(target: str) -> Iterator[DatabaseVerbs]:
+    """A folder, opened so that a live writer is not in the way, or a connection to a server."""
+    host, colon, port = target.rpartition(":")
+    db: DatabaseVerbs
+    if colon and host and port.isdigit() and not Path(target).exists():
+        db = vecstore.connect(target)
+    else:
+        db = vecstore.open(target, read_only=True)
+    with db:
+        yield db
+
+
+def _names(db: DatabaseVerbs, collection: str | None) -> list[str]:
+    return db.list_collections() if collection is None else [collection]
+
+
+def _vector_of(rows: Any, like: str) -> Any:
+    """The vector of a row; the id is taken as it stands, else as a number."""
+    for one in [like, *([int(like)] if like.isdigit() else [])]:
+        record = rows.get(one, with_payload=False, with_vectors=True)
+        if record is not None:
+            return record.vector
+    raise vecstore.NotFoundError(f"--like: no row with id {like!r}", ids=[like])
+
+
+def _read_vector(source: str) -> Any:
+    import numpy as np
+
+    if source.endswith(".npy"):
+        try:
+            return np.load(source)
+        except (OSError, ValueError) as error:
+            raise InvalidArgumentError(f"--vector: cannot read {source}: {error}") from None
+    return _json(sys.stdin.read() if source == "-" else source, "--vector")
+
+
+def _json(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{option}: expected JSON ({error}), got {text[:60]!r}") from None
+
+
+def _size(n: int) -> str:
+    size = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
