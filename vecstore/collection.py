@@ -193,10 +193,6 @@ class Collection(CollectionVerbs):
         """Whether its file is still the collection's: a writer may have dropped it, and created another."""
         return self._store.env.still_there()
 
-    def drop(self) -> None:
-        """Close it for everyone who has it open; its folder is the database's to remove."""
-        self._store.close_dropped()
-
     def close(self) -> None:
         """Let go of the collection's file once running calls have returned; closing twice is allowed."""
         with self._closing:

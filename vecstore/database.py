@@ -158,14 +158,13 @@ class Database(DatabaseVerbs):
                 raise ReadOnlyError(f"{self.path} was opened with read_only=True")
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            handle = self._open(name)
             parent = self.path / COLLECTIONS
             leftover = parent / f".{name}-{secrets.token_hex(4)}"
             with disk_errors(parent):
                 (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
                 sync_folder(parent)
-            handle.drop()
-            del self._open_collections[name]
+            Store.close_dropped(leftover)
+            self._open_collections.pop(name, None)
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _no_collection(self, name: str) -> CollectionNotFoundError:

@@ -59,7 +59,7 @@ class Environment:
         self._writing = threading.RLock()
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
-        self._map_size = wanted if max_size is None else max(min(wanted, max_size), size, 1 << 20)
+        self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
         try:
             self._env = lmdb.open(
                 os.fspath(path),

@@ -189,12 +189,15 @@ class Store:
                 self.env.close()
                 self._table = None
 
-    def close_dropped(self) -> None:
-        """Close the file for all its users, whose calls from now on say that it was dropped."""
+    @staticmethod
+    def close_dropped(folder: Path) -> None:
+        """Close the store of a dropped collection, if this process has it open; calls on it then say what happened."""
         with _sharing:
-            self._unlist()
-            self.env.close(self.env.dropped)
-            self._table = None
+            store = _shared.get(_identity(folder / DATA_FILE)) if (folder / DATA_FILE).exists() else None
+            if store is not None:
+                store._unlist()
+                store.env.close(store.env.dropped)
+                store._table = None
 
     def _unlist(self) -> None:
         for key in [key for key, store in _shared.items() if store is self]:

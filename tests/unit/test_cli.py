@@ -1,0 +1,117 @@
+"""The command line, as a user types it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `vecstore ARGS`: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(cli, "console", cli.Console(width=160))
+
+    def go(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vecstore", *args])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return go
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    path = tmp_path / "db"
+    with vecstore.open(path) as db:
+        docs = db.create_collection("docs", 2)
+        docs.insert([7, "7", "east"], [[1, 0], [0, 1], [1, 0.1]], [{"n": 1}, {"n": 2}, None])
+    return str(path)
+
+
+def test_help_names_every_command_and_each_has_an_example(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "serve", "stats", "check", "search"):
+        assert command in out
+        assert "Example" in run(command, "--help")[1]
+
+
+def test_version(run: Run) -> None:
+    assert run("--version")[1].strip() == f"vecstore {vecstore.__version__}"
+
+
+def test_stats(run: Run, folder: str) -> None:
+    code, out, _ = run("stats", folder)
+    assert code == 0 and "docs" in out and "cosine" in out
+    assert json.loads(run("stats", folder, "--json")[1])[0]["count"] == 3
+
+
+def test_check_of_a_sound_folder(run: Run, folder: str) -> None:
+    assert run("check", folder)[:2] == (0, "docs: sound\n")
+    assert json.loads(run("check", folder, "docs", "--json")[1]) == {"docs": []}
+
+
+def test_check_of_a_damaged_folder_exits_with_1_and_names_the_ids(run: Run, folder: str) -> None:
+    path = Path(folder) / "collections" / "docs" / "data.mdb"
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"vblk") + 60] ^= 1
+    path.write_bytes(data)
+    code, out, _ = run("check", folder)
+    assert code == 1
+    assert "vectors" in out and "'east'" in out
+
+
+def test_search_like_a_row_takes_the_id_as_text_first(run: Run, folder: str) -> None:
+    code, out, _ = run("search", folder, "docs", "--like", "7", "-k", "1", "--json")
+    assert code == 0
+    assert json.loads(out) == [{"id": "7", "score": 1.0, "payload": {"n": 2}}]
+
+
+def test_search_by_vector_with_a_filter(run: Run, folder: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "query.npy", np.array([1.0, 0.0], np.float32))
+    for vector in ("[1, 0]", str(tmp_path / "query.npy")):
+        out = run("search", folder, "docs", "--vector", vector, "--filter", '{"n": {"$gte": 1}}', "--json")[1]
+        assert [hit["id"] for hit in json.loads(out)] == [7, "7"]
+    assert "score" in run("search", folder, "docs", "--vector", "[1, 0]")[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["search", "{db}", "nope", "--vector", "[1, 0]"], ["CollectionNotFoundError", "docs"]),
+        (["search", "{db}", "docs"], ["--like", "--vector"]),
+        (["search", "{db}", "docs", "--vector", "[1, 0"], ["--vector", "JSON"]),
+        (["search", "{db}", "docs", "--vector", "nowhere.npy"], ["nowhere.npy"]),
+        (["search", "{db}", "docs", "--vector", "[1]"], ["DimensionMismatchError", "2", "1"]),
+        (["search", "{db}", "docs", "--like", "west"], ["NotFoundError", "west"]),
+        (["stats", "{db}-elsewhere"], ["NotADatabaseError"]),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(run: Run, folder: str, args: list[str], words: list[str]) -> None:
+    code, out, err = run(*(arg.replace("{db}", folder) for arg in args))
+    assert code == 1 and out == ""
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_the_demo_answers_and_leaves_a_folder_that_can_be_served(run: Run, tmp_path: Path) -> None:
+    folder = str(tmp_path / "demo")
+    for _ in range(2):  # and again, over what is there
+        code, out, _ = run("demo", "--data", folder)
+        assert code == 0
+        assert "pneumatic tire" in out and "tea-like drink" in out and "mallard" in out
+        assert "have the same answers" in " ".join(out.split())
+        assert f"serve --data {folder}" in out
+    assert json.loads(run("stats", folder, "--json")[1])[0]["count"] == 4999
