@@ -20,7 +20,6 @@ from vecstore.types import Hit
 
 COLLECTION = "wordnet"
 BATCH = 250
-WIDTH = 72
 SENTENCES = (
     "automobile tires are usually made of rubber and filled with compressed air",
     "she heard the sigh of the wind in the trees",
@@ -72,24 +71,29 @@ def _fill(db: Any, sample: Sample, console: Console) -> Any:
 
 
 def _nearest(words: Any, sample: Sample, console: Console) -> None:
-    table = Table(title="The nearest definitions to some sentences", title_justify="left")
-    table.add_column("sentence", min_width=32)
+    table = Table(show_edge=False)
     table.add_column("score", justify="right")
-    table.add_column("definition", no_wrap=True, overflow="ellipsis")
+    table.add_column("sentence, and its nearest definitions", no_wrap=True, max_width=console.width - 10)
     for sentence in SENTENCES:
+        table.add_row("", f"[bold]{sentence}[/]")
         hits = words.search(_vector(sample, sentence), k=3)
-        scores = "\n".join(f"{hit.score:.3f}" for hit in hits)
-        table.add_row(sentence, scores, "\n".join(map(_line, hits)), end_section=True)
+        for hit in hits:
+            table.add_row(f"{hit.score:.3f}", _text(hit), end_section=hit is hits[-1])
     console.print(table, "")
 
 
 def _filtered(words: Any, sample: Sample, console: Console) -> None:
     query = _vector(sample, TEA)
-    console.print(f'[bold]With a filter:[/] "{TEA}", and only among food, filter={FOOD}')
-    for name, condition in (("all", None), ("food", FOOD)):
-        for hit in words.search(query, k=3, filter=condition):
-            console.print(f"  {name:5}{hit.score:.3f}  {_line(hit)}", highlight=False, soft_wrap=False)
-    console.print()
+    table = Table(title=f'"{TEA}", asked with a filter', title_justify="left", show_edge=False)
+    table.add_column("filter")
+    table.add_column("score", justify="right")
+    table.add_column("nearest definitions", no_wrap=True, max_width=console.width - 34)
+    for name, condition in (("none", None), (f"{FOOD}, food", FOOD)):
+        hits = words.search(query, k=3, filter=condition)
+        for hit in hits:
+            first, last = hit is hits[0], hit is hits[-1]
+            table.add_row(name if first else "", f"{hit.score:.3f}", _text(hit), end_section=last)
+    console.print(table, "")
 
 
 def _delete(words: Any, sample: Sample, console: Console) -> None:
@@ -98,8 +102,8 @@ def _delete(words: Any, sample: Sample, console: Console) -> None:
     words.delete(first.id)
     now = words.search(query, k=1)[0]
     console.print(
-        f'[bold]A delete:[/] without [cyan]{first.id}[/] the first answer to "{SENTENCES[2]}" is\n'
-        f"  {now.score:.3f}  {_line(now)}  (it was {first.score:.3f}  {first.payload['title']})\n",
+        f'[bold]A delete:[/] "{SENTENCES[2]}" was nearest to [cyan]{_title(first)}[/] ({first.score:.3f}); '
+        f"without that row it is [cyan]{_title(now)}[/] ({now.score:.3f}).\n",
         highlight=False,
     )
 
@@ -112,9 +116,12 @@ def _vector(sample: Sample, sentence: str) -> Any:
     return sample.query_vectors[sample.queries.index(sentence)]
 
 
-def _line(hit: Hit) -> str:
-    text = str((hit.payload or {}).get("text"))
-    return escape(text if len(text) <= WIDTH else text[:WIDTH].rsplit(" ", 1)[0] + " ...")
+def _text(hit: Hit) -> str:
+    return escape(str((hit.payload or {}).get("text")))
+
+
+def _title(hit: Hit) -> str:
+    return escape(str((hit.payload or {}).get("title")))
 
 
 def _next_steps(folder: Path, sample: Sample, console: Console) -> None:
