@@ -1,0 +1,146 @@
+"""The calls: a request becomes a public verb of vecstore, its result a response, its error a status."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+import vecstore
+from vecstore import wire
+from vecstore.v1 import vecstore_pb2 as pb
+from vecstore.v1 import vecstore_pb2_grpc
+
+log = logging.getLogger("vecstore.server")
+
+S = TypeVar("S")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def answered(
+    method: Callable[[S, Request], Response],
+) -> Callable[[S, Request, grpc.ServicerContext], Response]:
+    """Turn what a call raises into a status; what was not foreseen is logged and told as INTERNAL."""
+
+    @functools.wraps(method)
+    def call(self: S, request: Request, context: grpc.ServicerContext) -> Response:
+        try:
+            return method(self, request)
+        except vecstore.VecstoreError as error:
+            context.abort_with_status(wire.write_error(error))
+        except Exception:
+            log.exception("%s failed", method.__name__)
+            context.abort(grpc.StatusCode.INTERNAL, "internal error; the log of the server tells more")
+        raise AssertionError("abort() raises")
+
+    return call
+
+
+class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
+    """VecstoreService on an open database."""
+
+    def __init__(self, db: vecstore.Database) -> None:
+        self._db = db
+
+    @answered
+    def CreateCollection(self, request: pb.CreateCollectionRequest) -> pb.CreateCollectionResponse:  # noqa: N802
+        info = wire.read_info(request.info)
+        made = self._db.create_collection(info.name, info.dim, info.metric, exist_ok=request.exist_ok)
+        return pb.CreateCollectionResponse(info=wire.write_info(made.info))
+
+    @answered
+    def GetCollection(self, request: pb.GetCollectionRequest) -> pb.GetCollectionResponse:  # noqa: N802
+        return pb.GetCollectionResponse(info=wire.write_info(self._db.get_collection(request.collection).info))
+
+    @answered
+    def ListCollections(self, request: pb.ListCollectionsRequest) -> pb.ListCollectionsResponse:  # noqa: N802, ARG002
+        return pb.ListCollectionsResponse(names=self._db.list_collections())
+
+    @answered
+    def DropCollection(self, request: pb.DropCollectionRequest) -> pb.DropCollectionResponse:  # noqa: N802
+        self._db.drop_collection(request.collection)
+        return pb.DropCollectionResponse()
+
+    @answered
+    def Insert(self, request: pb.InsertRequest) -> pb.InsertResponse:  # noqa: N802
+        result = self._db.get_collection(request.collection).insert(**_rows(request.rows))
+        return pb.InsertResponse(result=wire.write_result(result))
+
+    @answered
+    def Upsert(self, request: pb.UpsertRequest) -> pb.UpsertResponse:  # noqa: N802
+        result = self._db.get_collection(request.collection).upsert(**_rows(request.rows))
+        return pb.UpsertResponse(result=wire.write_result(result))
+
+    @answered
+    def Update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:  # noqa: N802
+        collection = self._db.get_collection(request.collection)
+        result = collection.update(**_rows(request.rows), merge=not request.replace_payloads)
+        return pb.UpdateResponse(result=wire.write_result(result))
+
+    @answered
+    def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:  # noqa: N802
+        collection = self._db.get_collection(request.collection)
+        if request.HasField("ids"):
+            result = collection.delete(wire.read_ids(request.ids.ids))
+        else:
+            result = collection.delete(filter=wire.filter_of(request))
+        return pb.DeleteResponse(result=wire.write_result(result))
+
+    @answered
+    def Get(self, request: pb.GetRequest) -> pb.GetResponse:  # noqa: N802
+        flags = _flags(request)
+        records = self._db.get_collection(request.collection).get(wire.read_ids(request.ids), **flags)
+        return pb.GetResponse(rows=wire.write_records(records, **flags))
+
+    @answered
+    def Search(self, request: pb.SearchRequest) -> pb.SearchResponse:  # noqa: N802
+        flags = _flags(request)
+        found = self._db.get_collection(request.collection).search(
+            wire.read_vectors(request.queries),
+            request.k,
+            filter=wire.filter_of(request),
+            score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
+            **flags,
+        )
+        return pb.SearchResponse(results=[wire.write_hits(hits, **flags) for hits in found])
+
+    @answered
+    def Scroll(self, request: pb.ScrollRequest) -> pb.ScrollResponse:  # noqa: N802
+        flags = _flags(request)
+        records, cursor = self._db.get_collection(request.collection).scroll(
+            filter=wire.filter_of(request),
+            limit=request.limit,
+            cursor=request.cursor if request.HasField("cursor") else None,
+            **flags,
+        )
+        return pb.ScrollResponse(rows=wire.write_records(records, **flags), cursor=cursor)
+
+    @answered
+    def Count(self, request: pb.CountRequest) -> pb.CountResponse:  # noqa: N802
+        return pb.CountResponse(count=self._db.get_collection(request.collection).count(wire.filter_of(request)))
+
+    @answered
+    def Stats(self, request: pb.StatsRequest) -> pb.StatsResponse:  # noqa: N802
+        return wire.write_stats(self._db.get_collection(request.collection).stats())
+
+    @answered
+    def Check(self, request: pb.CheckRequest) -> pb.CheckResponse:  # noqa: N802
+        findings = self._db.get_collection(request.collection).check()
+        return pb.CheckResponse(findings=[wire.write_finding(finding) for finding in findings])
+
+
+def _rows(rows: pb.Rows) -> dict[str, Any]:
+    """The arguments of a write; a column that was left out is left out."""
+    return {
+        "ids": wire.read_ids(rows.ids),
+        "vectors": wire.read_vectors(rows.vectors) if rows.HasField("vectors") else None,
+        "payloads": [wire.read_payload(packed) for packed in rows.payloads] if rows.payloads else None,
+    }
+
+
+def _flags(request: pb.GetRequest | pb.SearchRequest | pb.ScrollRequest) -> dict[str, bool]:
+    return {"with_payload": request.with_payload, "with_vectors": request.with_vectors}
