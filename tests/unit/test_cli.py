@@ -22,10 +22,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def go(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["vecstore", *args])
-        with pytest.raises(SystemExit) as exit:
+        with pytest.raises(SystemExit) as exited:
             cli.main()
         out, err = capsys.readouterr()
-        return int(exit.value.code or 0), out, err
+        return int(exited.value.code or 0), out, err
 
     return go
 

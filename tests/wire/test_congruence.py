@@ -1,0 +1,218 @@
+"""One engine, two ways in: every call gives the same result, or the same error, embedded and remote."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vecstore_server import Config, Server
+
+import vecstore
+from vecstore.verbs import CollectionVerbs, DatabaseVerbs
+
+E = np.eye(4, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DatabaseVerbs, DatabaseVerbs]]:
+    path = tmp_path_factory.mktemp("congruence")
+    with (
+        vecstore.open(path / "db") as embedded,
+        Server(Config(path / "served" / "db", listen="127.0.0.1:0", grace=1)) as server,
+        vecstore.connect(server.address) as remote,
+    ):
+        yield embedded, remote
+
+
+@pytest.fixture
+def both(databases: tuple[DatabaseVerbs, DatabaseVerbs]) -> tuple[DatabaseVerbs, DatabaseVerbs]:
+    """Both databases, with the same three collections."""
+    for db in databases:
+        for name in db.list_collections():
+            db.drop_collection(name)
+        for metric in ("cosine", "dot", "l2"):
+            rows = db.create_collection(f"c-{metric}", 4, metric)
+            payloads = [
+                {"n": 1, "tags": ["a", "b"]},
+                None,
+                {"n": 2.5, "deep": {"x": True}},
+                {"raw": b"\0\xff", "n": 2**60},
+            ]
+            rows.insert([1, "1", "zwei", 2**63 - 1], E + 0.25, payloads)
+    return databases
+
+
+def plain(value: Any) -> Any:
+    """Something that `==` compares whole: arrays as bytes, paths and sizes of files left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__, plain({k: getattr(value, k) for k in asdict(value)})
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items() if key != "path"}
+    if isinstance(value, list | tuple):
+        return type(value).__name__, [plain(inner) for inner in value]
+    if isinstance(value, CollectionVerbs):
+        return plain(value.info)
+    return type(value).__name__, value
+
+
+def outcome(call: Callable[[DatabaseVerbs], Any], db: DatabaseVerbs) -> Any:
+    try:
+        return plain(call(db))
+    except vecstore.VecstoreError as error:
+        fields = {name: getattr(error, name) for name in error.fields if name != "path"}
+        # That a collection is gone is told by whoever notices: its open handle, or the server that looked for it.
+        gone = isinstance(error, vecstore.CollectionNotFoundError)
+        return type(error), "" if gone else str(error).replace("/served", ""), fields
+
+
+def c(db: DatabaseVerbs, metric: str = "cosine") -> CollectionVerbs:
+    return db.get_collection(f"c-{metric}")
+
+
+CALLS: list[Callable[[DatabaseVerbs], Any]] = [
+    # databases
+    lambda db: db.list_collections(),
+    lambda db: db.create_collection("new", 7, "l2"),
+    lambda db: db.create_collection("new", 7, index=vecstore.Flat(), exist_ok=True),
+    lambda db: db.create_collection("c-dot", 4, "dot"),
+    lambda db: db.create_collection("c-dot", 4, "dot", exist_ok=True),
+    lambda db: db.create_collection("c-dot", 5, "dot", exist_ok=True),
+    lambda db: db.create_collection("C-dot", 4, "dot"),
+    lambda db: db.create_collection("no/name", 4),
+    lambda db: db.create_collection("x", 0),
+    lambda db: db.create_collection("x", 4, "euclid"),
+    lambda db: db.create_collection("x", 4, distance="dot"),
+    lambda db: db.create_collection("x", 4, index="flat"),
+    lambda db: db.get_collection("c-l2"),
+    lambda db: db.get_collection("nope"),
+    lambda db: db.drop_collection("nope"),
+    lambda db: (db.drop_collection("c-l2"), db.list_collections()),
+    lambda db: [db.get_collection("c-l2"), db.drop_collection("c-l2")][0].count(),
+    # insert, upsert, update
+    lambda db: c(db).insert([5, "5"], E[:2], [{"a": [1, {"b": None}]}, {}]),
+    lambda db: c(db).insert(5, [1, 2, 3, 4], {"a": 1}),
+    lambda db: c(db).insert([], []),
+    lambda db: c(db).insert([5, 1], E[:2]),
+    lambda db: c(db).insert([5, 5], E[:2]),
+    lambda db: c(db).insert([5], E[:2]),
+    lambda db: c(db).insert([5], None),
+    lambda db: c(db).insert([-1], E[:1]),
+    lambda db: c(db).insert([True], E[:1]),
+    lambda db: c(db).insert(["x" * 481], E[:1]),
+    lambda db: c(db).insert([5], [[1, 2, 3]]),
+    lambda db: c(db).insert([5], [[1, 2, 3, float("nan")]]),
+    lambda db: c(db).insert([5], [[0, 0, 0, 0]]),
+    lambda db: c(db, "dot").insert([5], [[0, 0, 0, 0]]),
+    lambda db: c(db).insert([5], E[:1], [{1: 2}]),
+    lambda db: c(db).insert([5], E[:1], [{"a": object}]),
+    lambda db: c(db).insert([5], E[:1], payload=[{}]),
+    lambda db: (c(db).upsert([1, 9], E[:2], [None, {"n": 1}]), c(db).get([1, 9], with_vectors=True)),
+    lambda db: (c(db).update([1, "1"], payloads=[{"n": 9}, {"m": 1}]), c(db).get([1, "1"])),
+    lambda db: (c(db).update([1, "1"], payloads=[{"n": 9}, None], merge=False), c(db).get([1, "1"])),
+    lambda db: (c(db).update("zwei", [9, 9, 9, 9]), c(db).get("zwei", with_vectors=True)),
+    lambda db: (c(db).update("zwei", [9, 9, 9, 9], {"n": 0}), c(db).get("zwei", with_vectors=True)),
+    lambda db: c(db).update([1, 77, 78], E[:3]),
+    lambda db: c(db).update([1]),
+    lambda db: c(db).update([1], E[:1], merge=False),
+    # delete
+    lambda db: (c(db).delete([1, "1", "none", 1]), c(db).count()),
+    lambda db: (c(db).delete("zwei"), c(db).get(["zwei"])),
+    lambda db: (c(db).delete(filter={"n": {"$gte": 2}}), c(db).count()),
+    lambda db: (c(db).delete(filter={}), c(db).count(), c(db).search(E[0])),
+    lambda db: c(db).delete([]),
+    lambda db: c(db).delete(),
+    lambda db: c(db).delete([1], filter={}),
+    # get
+    lambda db: c(db).get(["zwei", 404, 1, 1], with_vectors=True),
+    lambda db: c(db).get([1, "1"], with_payload=False),
+    lambda db: c(db).get(2**63 - 1),
+    lambda db: c(db).get("nope"),
+    lambda db: c(db).get([]),
+    lambda db: c(db).get([1.5]),
+    lambda db: c(db).get([1], with_vector=True),
+    # search
+    lambda db: c(db).search(E[1]),
+    lambda db: c(db, "dot").search(E, 2, with_vectors=True),
+    lambda db: c(db, "l2").search(E[2].tolist(), 3, with_payload=False),
+    lambda db: c(db, "l2").search(E, k=1, score_threshold=-0.6),
+    lambda db: c(db).search(E[1], score_threshold=np.float32(0.9)),
+    lambda db: c(db).search(E[1], filter={"tags": "a"}),
+    lambda db: c(db).search(E[1], filter={"n": {"$in": [1, np.int64(2**60)]}}),
+    lambda db: c(db).search(E[1], filter={"deep.x": True}),
+    lambda db: c(db).search(E[1], filter={"n": {"$gte": 2, "$regex": "x"}}),
+    lambda db: c(db).search(E[1], filter=["n"]),
+    lambda db: c(db).search(E[:0]),
+    lambda db: c(db).search(E[1], 0),
+    lambda db: c(db).search(E[1], k=2.0),
+    lambda db: c(db).search(E[1], top_k=2),
+    lambda db: c(db).search([0, 0, 0, 0]),
+    lambda db: c(db).search([1, 2]),
+    lambda db: c(db).search("text"),
+    lambda db: c(db).search(E[1], score_threshold="high"),
+    # scroll, count
+    lambda db: c(db).scroll(),
+    lambda db: (page := c(db).scroll(limit=3), c(db).scroll(limit=3, cursor=page.cursor, with_vectors=True)),
+    lambda db: c(db).scroll(filter={"n": {"$exists": True}}, limit=1),
+    lambda db: c(db).scroll(cursor="not a cursor"),
+    lambda db: c(db).scroll(cursor=7),
+    lambda db: c(db).scroll(limit=0),
+    lambda db: (c(db).count(), len(c(db)), c(db).count({"n": {"$ne": 1}}), c(db).count(filter={})),
+    lambda db: c(db).count({"$where": 1}),
+    # stats, check, names
+    lambda db: c(db).stats(),
+    lambda db: c(db).check(),
+    lambda db: (c(db).name, c(db).dim, c(db).metric),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)))
+def test_the_same_call_has_the_same_outcome(both: tuple[DatabaseVerbs, DatabaseVerbs], number: int) -> None:
+    embedded, remote = (outcome(CALLS[number], db) for db in both)
+    assert embedded == remote, inspect.getsource(CALLS[number])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=st.lists(st.integers(0, len(CALLS) - 1), max_size=30))
+def test_any_sequence_of_calls_has_the_same_outcomes(
+    both: tuple[DatabaseVerbs, DatabaseVerbs], numbers: list[int]
+) -> None:
+    for number in numbers:
+        embedded, remote = (outcome(CALLS[number], db) for db in both)
+        assert embedded == remote, inspect.getsource(CALLS[number])
+
+
+def test_both_backends_have_the_same_verbs_and_signatures() -> None:
+    for one, other in (
+        (vecstore.Collection, vecstore.RemoteCollection),
+        (vecstore.Database, vecstore.RemoteDatabase),
+    ):
+        verbs = [name for name in dir(other) if not name.startswith("_")]
+        assert set(verbs) <= set(dir(one))
+        for name in verbs:
+            if callable(getattr(other, name)):
+                assert inspect.signature(getattr(one, name)) == inspect.signature(getattr(other, name)), name
+
+
+def test_closed_handles_say_so_on_both_sides(tmp_path: Path) -> None:
+    with Server(Config(tmp_path / "served", listen="127.0.0.1:0", grace=1)) as server:
+        for db in (vecstore.open(tmp_path / "db"), vecstore.connect(server.address)):
+            rows = db.create_collection("rows", 2)
+            other = db.create_collection("other", 2)
+            other.close()
+            other.close()
+            for call in (other.count, lambda: other.insert(1, [1, 0]), other.stats):  # noqa: B023
+                with pytest.raises(vecstore.ClosedError):
+                    call()
+            assert rows.count() == 0
+            db.close()
+            db.close()
+            for call in (rows.count, db.list_collections, lambda: db.get_collection("rows")):  # noqa: B023
+                with pytest.raises(vecstore.ClosedError):
+                    call()
