@@ -1,0 +1,12 @@
+"""`python -m bench`: all benchmarks in turn, each with its own defaults and `--data` handed on."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import storage, wire
+
+for module in (storage, wire):
+    print(f"\n== {module.__name__}: {(module.__doc__ or '').splitlines()[0]}")
+    sys.argv[0] = module.__name__
+    module.main()
