@@ -79,6 +79,11 @@ def load_u8(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     return builder.zext(load(builder, i8, address), i64)
 
 
+@instruction(none(int64, int64), twins.store_i64)
+def store_i64(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    store(builder, value, address)
+
+
 @instruction(none(int64, float32), twins.store_f32)
 def store_f32(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
     store(builder, value, address)
@@ -134,3 +139,8 @@ def count_greater(builder: ir.IRBuilder, keys: ir.Value, size: ir.Value, key: ir
     (counts,) = loop(builder, int_const(0), down_to_8, 8, [zeros(eight)], count_eight)
     (count,) = loop(builder, down_to_8, size, 1, [reduce_add(builder, counts)], count_one)
     return count
+
+
+@instruction(int64(int64), twins.trailing_zeros)
+def trailing_zeros(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return builder.call(declare(builder, "llvm.cttz.i64", i64, [i64, i1]), [value, ir.Constant(i1, 1)])

@@ -114,6 +114,11 @@ def load_u8(address: int) -> int:
     return int(view(address, np.uint8, 1)[0])
 
 
+def store_i64(address: int, value: int) -> None:
+    """Write an int64 at `address`."""
+    view(address, np.int64, 1)[0] = value
+
+
 def store_f32(address: int, value: float) -> None:
     """Write a float32 at `address`."""
     view(address, np.float32, 1)[0] = value
@@ -148,3 +153,38 @@ def key_score(key: int) -> np.float32:
 def count_greater(keys: int, size: int, key: int) -> int:
     """How many of `size` int64 keys are greater than `key`: its rank in a pool sorted descending."""
     return int(np.count_nonzero(view(keys, np.int64, size) > key))
+
+
+TILE_ROWS, TILE_QUERIES = 8, 32
+
+
+def _tile(rows: int, stride: int, panel: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    each = [view(rows + i * stride, np.float32, dim) for i in range(TILE_ROWS)]
+    return np.stack(each), view(panel, np.float32, TILE_QUERIES * dim).reshape(dim, TILE_QUERIES)
+
+
+def tile_dot(rows: int, stride: int, panel: int, dim: int, out: int) -> None:
+    """Dot products of 8 rows, `stride` bytes apart, with 32 queries, panel (dim, 32) float32; out (8, 32) float32."""
+    block, queries = _tile(rows, stride, panel, dim)
+    view(out, np.float32, TILE_ROWS * TILE_QUERIES)[:] = (block @ queries).ravel()
+
+
+def tile_l2sq(rows: int, stride: int, panel: int, dim: int, out: int) -> None:
+    """Squared distances of 8 rows, `stride` bytes apart, to 32 queries, panel (dim, 32) float32; out (8, 32) float32."""
+    block, queries = _tile(rows, stride, panel, dim)
+    squares = ((block[:, :, None] - queries[None]) ** 2).sum(axis=1)
+    view(out, np.float32, TILE_ROWS * TILE_QUERIES)[:] = squares.ravel()
+
+
+def scale_and_compare(scores: int, scale: float, bounds: int) -> int:
+    """Multiply 32 float32 scores by `scale` in place; bit j of the result says that score j >= bound j."""
+    row = view(scores, np.float32, TILE_QUERIES)
+    row *= np.float32(scale)
+    reached = row >= view(bounds, np.float32, TILE_QUERIES)
+    return sum(1 << j for j in range(TILE_QUERIES) if reached[j])
+
+
+def trailing_zeros(value: int) -> int:
+    """Index of the lowest set bit of a value that is not 0."""
+    value = int(value)
+    return (value & -value).bit_length() - 1
