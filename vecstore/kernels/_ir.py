@@ -38,7 +38,8 @@ class Target:
     @cached_property
     def features(self) -> frozenset[str]:
         """What the CPU is said to have, in LLVM's names; a named CPU's own features are not among them."""
-        return frozenset(flag[1:] for flag in self.flags.split(",") if flag.startswith("+"))
+        last = {flag[1:]: flag[0] for flag in self.flags.split(",") if flag}
+        return frozenset(name for name, sign in last.items() if sign == "+")
 
     @property
     def is_x86(self) -> bool:
