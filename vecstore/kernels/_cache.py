@@ -51,6 +51,14 @@ def source_digest() -> str | None:
     return state.hexdigest()[:16]
 
 
+@cache
+def _file_digest(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return path
+
+
 def _user_cache_root() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
@@ -116,7 +124,8 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def _file_name(self, sig: Any, codegen: Any) -> str:
         code = self._py_func.__code__
         where = (self._py_func.__module__, self._py_func.__qualname__, code.co_firstlineno)
-        key = repr((where, str(sig), codegen.magic_tuple(), code.co_code, config.OPT))
+        # The digest has no file of a kernel that is declared elsewhere.
+        key = repr((where, _file_digest(code.co_filename), str(sig), codegen.magic_tuple(), config.OPT))
         return f"{self._py_func.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -169,7 +169,9 @@ def over_blocks(
     One accumulator: the rows that follow hide the latency, and two were no faster at 384 bytes.
     """
 
-    (sums,) = loop(builder, int_const(0), size, 64, [zeros(SUMS)], lambda offset, s: [add_block(offset, s[0])])
+    (sums,) = loop(
+        builder, int_const(0), size, 64, [zeros(SUMS)], lambda offset, s: [add_block(offset, s[0])]
+    )
     return reduce_add(builder, sums)
 
 
@@ -205,7 +207,9 @@ def dot_u4s8(builder: ir.IRBuilder, codes: ir.Value, query: ir.Value, size: ir.V
         block = load(builder, BYTES, builder.add(codes, offset))
         signed = builder.add(query, builder.mul(offset, int_const(2)))
         sums = multiply_bytes(builder, sums, _low(builder, block), load(builder, BYTES, signed), nibbles=True)
-        return multiply_bytes(builder, sums, _high(builder, block), load(builder, BYTES, signed, 64), nibbles=True)
+        return multiply_bytes(
+            builder, sums, _high(builder, block), load(builder, BYTES, signed, 64), nibbles=True
+        )
 
     return over_blocks(builder, size, add_block)
 

@@ -163,9 +163,7 @@ def scan_rows_batch(blocks, shift, dim, metric, live, start, stop, panels, thres
                     scale = inverse_norm(load_f32(norms + 4 * i))
                 elif metric == L2:
                     scale = np.float32(-1)
-                reached = scale_and_compare(
-                    tile + 4 * TILE_QUERIES * i, scale, bounds + 4 * TILE_QUERIES * p
-                )
+                reached = scale_and_compare(tile + 4 * TILE_QUERIES * i, scale, bounds + 4 * TILE_QUERIES * p)
                 while reached != 0:
                     j = trailing_zeros(reached)
                     reached &= reached - 1

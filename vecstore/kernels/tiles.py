@@ -49,7 +49,13 @@ def _broadcast(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
 
 
 def _tile(
-    builder: ir.IRBuilder, term: Term, rows: ir.Value, stride: ir.Value, panel: ir.Value, dim: ir.Value, out: ir.Value
+    builder: ir.IRBuilder,
+    term: Term,
+    rows: ir.Value,
+    stride: ir.Value,
+    panel: ir.Value,
+    dim: ir.Value,
+    out: ir.Value,
 ) -> None:
     lanes = register_bits("float") // 32
     many_registers = lanes == 16 or not target().is_x86
@@ -105,5 +111,3 @@ def scale_and_compare(builder: ir.IRBuilder, scores: ir.Value, scale: ir.Value, 
     store(builder, scaled, scores)
     reached = builder.fcmp_ordered(">=", scaled, load(builder, kind, bounds))
     return builder.zext(builder.bitcast(reached, ir.IntType(TILE_QUERIES)), i64)
-
-
