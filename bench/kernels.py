@@ -1,8 +1,8 @@
 """Distance kernels against the same dot as a plain loop, in cache: `python -m bench.kernels`.
 
-The loops are what one would write first: `for` in `@njit(fastmath=True)`, compiled for the same CPU. Times on a
-shared machine swing; only the ratios within one run mean anything. The second table takes the VNNI extension away,
-as a CPU of before 2019 would. The bars: float32 4x; int8 20x, 5x without VNNI; int4 25x.
+The loops are what one would write first: `for` in `@njit(fastmath=True)`, compiled for the same CPU. Times
+on a shared machine swing; only the ratios within one run mean anything. The second table takes the VNNI
+extension away, as a CPU of before 2019 would. The bars: float32 4x; int8 20x, 5x without VNNI; int4 25x.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from vecstore.kernels.floats import dot_f32, l2sq_f32
 DIM = 384
 ROWS = 8
 REPEAT = 2000
+TELLING = ("vfmadd213ps", "vfmadd231ps", "vpdpbusd", "vpmaddwd", "vpmaddubsw", "vpopcntq", "sdot", "usdot")
+emitted: dict[str, list[str]] = {}
 WITHOUT_VNNI = "-avxvnni,-avxvnniint8,-avx512vnni"
 
 
@@ -90,7 +92,10 @@ def time_kernel(function: Any, rows: Any, query: Any, size: int) -> Callable[[],
         return total
 
     keep = (rows, query)  # the kernel sees addresses only
-    return timer(run, keep[0].ctypes.data, rows.strides[0], keep[1].ctypes.data, size)
+    timed = timer(run, keep[0].ctypes.data, rows.strides[0], keep[1].ctypes.data, size)
+    assembly = "".join(run.inspect_asm().values())
+    emitted[function.__name__] = [word for word in TELLING if f"\t{word}" in assembly]
+    return timed
 
 
 def timer(run: Any, *args: Any) -> Callable[[], float]:
@@ -136,8 +141,7 @@ def measure() -> None:
     ]
     for name, loop, kernel, rows, q, size, bar in pairs:
         a, b = best([time_loop(loop, rows, q), time_kernel(kernel, rows, q, size)])
-        bar = f"   bar {bar}" if bar else ""
-        print(f"  {name:16} loop {a:7.1f} ns   kernel {b:6.1f} ns   {a / b:5.1f}x{bar}")
+        print(f"  {name:16} loop {a:7.1f} ns   kernel {b:6.1f} ns   {a / b:5.1f}x   {bar and 'bar ' + bar}")
     for kernel, rows, q, size in (
         (dot_u8u8, codes, codes[1], DIM),
         (l2sq_u8u8, codes, codes[1], DIM),
@@ -148,6 +152,9 @@ def measure() -> None:
     ):
         (b,) = best([time_kernel(kernel, rows, q, size)])
         print(f"  {kernel.__name__:16}                   kernel {b:6.1f} ns")
+
+    for name, words in emitted.items():
+        print(f"  {name:16} {', '.join(words) or 'none of the telling instructions'}")
 
 
 def main() -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 (an instruction becomes callable only inside a function)
 """Each instruction against NumPy, compiled and as its Python twin, at any dimension and alignment."""
 
 from __future__ import annotations

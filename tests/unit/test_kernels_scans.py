@@ -17,7 +17,7 @@ EVERYTHING = np.float32(-np.inf)
 
 
 class Rows:
-    """Rows in blocks as storage lays them out: 48 bytes of header, rows, norms; missing blocks are left out."""
+    """Rows in blocks as storage lays them out: 48 bytes of header, rows, norms; some may be missing."""
 
     def __init__(self, vectors, shift=3, live=None, missing=()):
         self.vectors, self.shift = vectors, shift
@@ -260,4 +260,4 @@ def test_merged_pools_hold_the_best_of_both(seed, k, other):
     expected = np.sort(np.concatenate((left[0], right[0])))[::-1][:k]
     merge_pools(left, right)
     np.testing.assert_array_equal(left[0], expected)
-    assert EMPTY == np.iinfo(np.int64).min
+    assert np.iinfo(np.int64).min == EMPTY

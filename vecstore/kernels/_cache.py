@@ -1,10 +1,12 @@
+# mypy: disable-error-code="no-untyped-call"
 """Where compiled kernels are kept between processes.
 
 A folder per digest of (all kernel sources, Numba, llvmlite, Python), one file per (entry point, signature,
 CPU name and features). A file is written beside its final name and moved there, carries a checksum of its
 content, and is never changed: processes that start together may compile the same kernel twice, but none can
-see half of it. There is no index to race for, which is why Numba's own cache is not used: it stamps a function
-with its own file only, so that an edited callee keeps running in cached callers, and rewrites a shared index.
+see half of it. There is no index to race for, which is why Numba's own cache is not used: it stamps a
+function with its own file only, so that an edited callee keeps running in cached callers, and rewrites a
+shared index.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 log = logging.getLogger("vecstore")
+config: Any = numba.config  # the settings of NUMBA_* variables, which are made at run time
 
 KEPT_DIGESTS = 4  # folders of other versions that stay: branches and upgrades go back and forth
 _FOLDER = "vecstore-kernels-"
@@ -110,7 +112,7 @@ def _remove_stale(current: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class KernelCache(_Cache):  # type: ignore[misc]
+class KernelCache(_Cache):
     """The compiled forms of one function, in the protocol of Numba's dispatcher."""
 
     def __init__(self, py_func: Any) -> None:

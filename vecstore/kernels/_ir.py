@@ -1,7 +1,9 @@
+# mypy: disable-error-code="no-untyped-call"
+# ruff: noqa: PLR0917 (kernels take positional arguments only)
 """How a kernel says LLVM IR: the `instruction` decorator, the target, and loops of vectors.
 
-An instruction becomes one LLVM function per module, always inlined, and has a Python twin (twins.py) that says
-the same slowly; with NUMBA_DISABLE_JIT=1 the twin takes its place. Addresses are int64.
+An instruction becomes one LLVM function per module, always inlined, and has a Python twin (twins.py) that
+says the same slowly; with NUMBA_DISABLE_JIT=1 the twin takes its place. Addresses are int64.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import config
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
+
+from vecstore.kernels._cache import config
 
 i1, i8, i16, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 f32 = ir.FloatType()
 ptr = ir.PointerType()
 
-# What the sums allow LLVM to do: reorder, and fuse a multiply with an add where the CPU can. NaN and infinity keep
-# their meaning. `llvm.fma` is never used: without FMA hardware it is a call of libm, 25 times slower.
+# What the sums allow LLVM to do: reorder, and fuse a multiply with an add where the CPU can. NaN and
+# infinity keep their meaning. `llvm.fma` is never used: without FMA hardware it is a call of libm, 25 times
+# slower.
 FAST = ("reassoc", "contract")
 
 
@@ -74,9 +78,9 @@ def assembly_of(source: str) -> str:
 def assembles_to(wanted: str, source: str) -> bool:
     """Whether the assembly of `source` has the word `wanted`.
 
-    Intrinsics change their signatures from one LLVM to the next, and an unknown one becomes a call of a function
-    that does not exist: asking the LLVM at hand is the only reliable test. Ask only for what the CPU has, since
-    LLVM ends the process over an intrinsic of a missing extension.
+    Intrinsics change their signatures from one LLVM to the next, and an unknown one becomes a call of a
+    function that does not exist: asking the LLVM at hand is the only reliable test. Ask only for what the CPU
+    has, since LLVM ends the process over an intrinsic of a missing extension.
     """
     assembly = assembly_of(source)
     return bool(assembly) and wanted in assembly and "llvm." not in assembly
@@ -123,7 +127,7 @@ def instruction(
                 inner.ret(ir.Constant(result, None) if value is None else value)
             return builder.call(function, args)
 
-        def typed(typing_context: Any, *args: Any) -> Any:
+        def typed(_context: Any, *_args: Any) -> Any:
             return signature, codegen
 
         parameters = list(inspect.signature(twin).parameters.values())

@@ -6,9 +6,10 @@
     @inlined
     def helper(address): ...              # called from kernels only
 
-An entry point has one declared signature. It is compiled (or loaded from the cache, _cache.py) when it is first
-called or by `warmup()`, and never again: an array of another dtype or layout is a TypeError, not a silent
-recompile. Scalars are converted as NumPy would. With NUMBA_DISABLE_JIT=1 the Python bodies run as they stand.
+An entry point has one declared signature. It is compiled (or loaded from the cache, _cache.py) when it is
+first called or by `warmup()`, and never again: an array of another dtype or layout is a TypeError, not a
+silent recompile. Scalars are converted as NumPy would. With NUMBA_DISABLE_JIT=1 the Python bodies run as
+they stand.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from numba import njit, types
-from numba.core import config
 
-from vecstore.kernels._cache import KernelCache, writable_folder
+from vecstore.kernels._cache import KernelCache, config, writable_folder
 
 log = logging.getLogger("vecstore")
 
 JIT = not config.DISABLE_JIT
-# Division follows IEEE rules instead of raising; fastmath is left to the intrinsics, which say where it is safe.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+# Division follows IEEE rules instead of raising; fastmath is left to the intrinsics, which say where it is
+# safe.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,7 +109,7 @@ class _AnnouncingCache(KernelCache):
 
 
 SECONDS_TO_COMPILE_ALL = 10
-"""A round figure: nine kernels take 5 s on one core of a 2023 server, 10 s when four processes start at once."""
+"""A round figure: nine kernels take 5 s on one core of a 2023 server, 10 s in four processes on two cores."""
 
 _registry: dict[str, Kernel] = {}
 

@@ -1,7 +1,7 @@
 """Distances of 1-bit codes by address: Hamming, and the dot product with a query in four bit planes.
 
-Sizes are in bytes and multiples of 64. Vectors of <8 x i64> with `ctpop`: vpopcntq where the CPU has it, a table
-of nibbles in a shuffle elsewhere.
+Sizes are in bytes and multiples of 64. Vectors of <8 x i64> with `ctpop`: vpopcntq where the CPU has it, a
+table of nibbles in a shuffle elsewhere.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llvmlite import ir
-from numba.types import int32, int64
+from numba.core.types import int32, int64
 
 from vecstore.kernels import twins
 from vecstore.kernels._ir import (

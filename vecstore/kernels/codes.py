@@ -1,9 +1,10 @@
 """Integer distances of quantized codes by address: query against code, and code against code.
 
-Sizes are in bytes and multiples of 64, as rows of codes are. The sums are int32, which holds up to 65,000 dims.
-All of them are built from one step, 64 products of uint8 by int8 added up in groups of four, and the step has four
-forms: vpdpbusd where the CPU has VNNI, pmaddwd on other x86 (three times as fast as what LLVM makes of the next one
-there), LLVM's partial reduction (sdot on Arm), and plain widening, which every LLVM takes.
+Sizes are in bytes and multiples of 64, as rows of codes are. The sums are int32, which holds up to 65,000
+dims. All of them are built from one step, 64 products of uint8 by int8 added up in groups of four, and the
+step has four forms: vpdpbusd where the CPU has VNNI, pmaddwd on other x86 (2.6 times as fast as what LLVM
+makes of the next one there), LLVM's partial reduction (sdot on Arm), and plain widening, which every LLVM
+takes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 
 from llvmlite import ir
-from numba.types import int32, int64
+from numba.core.types import int32, int64
 
 from vecstore.kernels import twins
 from vecstore.kernels._ir import (
@@ -58,7 +59,7 @@ Form = tuple[str, int, ir.Type]
 
 @cache
 def step_form() -> Form:
-    """How this target multiplies bytes: (name of the form, bits of its registers, type of its byte operands)."""
+    """How this target multiplies bytes: (name of the form, bits of its registers, type of its operands)."""
     host = target()
     if host.is_x86:
         vnni = [512] if {"avx512vnni", "avx512bw"} <= host.features else []

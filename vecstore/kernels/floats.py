@@ -1,8 +1,8 @@
 """float32 distances of two rows by address, any dimension: `dot_f32` and `l2sq_f32`.
 
-Four accumulators of <16 x float>, which hide the latency of the adds; LLVM splits them into the registers the CPU
-has. At d=384 in cache about 14 ns with AVX-512. The rest of a row that is no multiple of 16 goes by fours and ones:
-a load past the end of a row could leave the map.
+Four accumulators of <16 x float>, which hide the latency of the adds; LLVM splits them into the registers
+the CPU has. At d=384 in cache 11-14 ns with AVX-512. The rest of a row that is no multiple of 16 goes by
+fours and ones: a load past the end of a row could leave the map.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
-from numba.types import float32, int64
+from numba.core.types import float32, int64
 
 from vecstore.kernels import twins
 from vecstore.kernels._ir import (

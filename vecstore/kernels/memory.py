@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Loads, stores, prefetches and packed keys: what kernels that work on addresses and pools are made of."""
 
 from __future__ import annotations
@@ -5,12 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import config, types
+from numba.core import types
 from numba.core.imputils import impl_ret_untracked
+from numba.core.types import float32, int32, int64, none
 from numba.extending import intrinsic
-from numba.types import float32, int32, int64, none
 
 from vecstore.kernels import twins
+from vecstore.kernels._cache import config
 from vecstore.kernels._ir import (
     declare,
     f32,
@@ -34,7 +36,7 @@ if config.DISABLE_JIT:
 else:
 
     @intrinsic
-    def address_of(typing_context: Any, array: Any) -> Any:
+    def address_of(_context: Any, array: Any) -> Any:
         """Address of the first element of a C-contiguous array: int64."""
         if not (isinstance(array, types.Array) and array.layout == "C"):
             return None

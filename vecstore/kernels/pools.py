@@ -1,13 +1,14 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """The best k of a stream: pools of packed int64 keys (memory.pack_key), sorted descending, EMPTY at the end.
 
-Equal scores rank by lower slot, whatever the order of arrival or the number of threads. A pool is filled by any
-number of calls, and pools of several threads are merged by `merge_pools`.
+Equal scores rank by lower slot, whatever the order of arrival or the number of threads. A pool is filled by
+any number of calls, and pools of several threads are merged by `merge_pools`.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba.types import float32, int32, int64, void
+from numba.core.types import float32, int32, int64, void
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.memory import (
@@ -31,8 +32,8 @@ def new_pools(count: int, k: int) -> np.ndarray[tuple[int, int], np.dtype[np.int
 
 
 @inlined
-def pool_insert(pool, capacity, key):  # type: ignore[no-untyped-def]
-    """Put `key` into the full-length pool at address `pool`; the last one drops out. The key beats the last one."""
+def pool_insert(pool, capacity, key):
+    """Put a key that beats the last one into the pool at address `pool`; the last one drops out."""
     rank = count_greater(pool, capacity, key)
     where = pool + 8 * rank
     copy_bytes(where + 8, where, 8 * (capacity - 1 - rank))
@@ -40,7 +41,7 @@ def pool_insert(pool, capacity, key):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def pool_bound(pool, capacity, threshold):  # type: ignore[no-untyped-def]
+def pool_bound(pool, capacity, threshold):
     """The score below which nothing enters the pool at address `pool`: its worst, at least `threshold`."""
     last = load_i64(pool + 8 * (capacity - 1))
     if last == EMPTY:
@@ -49,7 +50,7 @@ def pool_bound(pool, capacity, threshold):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def pool_offer(pool, capacity, score, slot, threshold):  # type: ignore[no-untyped-def]
+def pool_offer(pool, capacity, score, slot, threshold):
     """Insert a slot whose score reached the bound, and return the new bound. float32."""
     key = pack_key(score, slot)
     if key > load_i64(pool + 8 * (capacity - 1)):
@@ -58,7 +59,7 @@ def pool_offer(pool, capacity, score, slot, threshold):  # type: ignore[no-untyp
 
 
 @kernel(void(int64[:, ::1], const(int64[:, ::1])))
-def merge_pools(pools, others):  # type: ignore[no-untyped-def]
+def merge_pools(pools, others):
     """Bring the keys of `others` (n, m) into `pools` (n, k), row by row. A key must not be in both."""
     capacity = pools.shape[1]
     for i in range(others.shape[0]):
@@ -71,7 +72,7 @@ def merge_pools(pools, others):  # type: ignore[no-untyped-def]
 
 
 @kernel(void(const(int64[:, ::1]), float32[:, ::1], int32[:, ::1], int64[::1]))
-def unpack_pools(pools, scores, slots, counts):  # type: ignore[no-untyped-def]
+def unpack_pools(pools, scores, slots, counts):
     """Pools (n, k) into scores (n, k) float32, slots (n, k) int32 and how many each holds, (n,) int64.
 
     Places that were not filled get -inf and -1.

@@ -1,9 +1,12 @@
+# ruff: noqa: PLR0917 (kernels take positional arguments only)
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Exact scores from full-precision rows, read in place: scans of slot ranges, rescoring, gathering.
 
-Rows stand in blocks of `1 << shift`, in memory that the caller holds: `blocks[b]` is the address of the float32 rows
-of block b (0: there is none), and their L2 norms follow the rows. `live` has a bit for each slot, in little bit
-order; slots without the bit are passed over. Scores are float32, higher is better: cosine, the dot product, or minus
-the Euclidean distance, which is summed up from differences, so that near duplicates far from the origin are exact.
+Rows stand in blocks of `1 << shift`, in memory that the caller holds: `blocks[b]` is the address of the
+float32 rows of block b (0: there is none), and their L2 norms follow the rows. `live` has a bit for each
+slot, in little bit order; slots without the bit are passed over. Scores are float32, higher is better:
+cosine, the dot product, or minus the Euclidean distance, which is summed up from differences, so that near
+duplicates far from the origin are exact.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.types import float32, int32, int64, uint8, void
+from numba.core.types import float32, int32, int64, uint8, void
 from numpy.typing import NDArray
 
 from vecstore.kernels._jit import const, inlined, kernel
@@ -27,7 +30,7 @@ _SLACK = np.float32(1 + 1e-6)
 
 
 @inlined
-def inverse_norm(norm):  # type: ignore[no-untyped-def]
+def inverse_norm(norm):
     """1 / norm; 0 for a norm of 0, so that a zero vector scores 0 instead of NaN."""
     if norm > np.float32(0):
         return np.float32(1) / norm
@@ -35,7 +38,7 @@ def inverse_norm(norm):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def row_score(metric, row, norm, query, query_scale, dim):  # type: ignore[no-untyped-def]
+def row_score(metric, row, norm, query, query_scale, dim):
     """Score of the row at address `row`, whose norm stands at address `norm`. float32."""
     if metric == L2:
         return -np.sqrt(l2sq_f32(row, query, dim))
@@ -46,7 +49,7 @@ def row_score(metric, row, norm, query, query_scale, dim):  # type: ignore[no-un
 
 
 @inlined
-def query_scale_of(metric, query, dim):  # type: ignore[no-untyped-def]
+def query_scale_of(metric, query, dim):
     """What a dot product with the query is multiplied by under cosine. float32."""
     if metric == COSINE:
         return inverse_norm(np.sqrt(dot_f32(query, query, dim)))
@@ -54,7 +57,7 @@ def query_scale_of(metric, query, dim):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def live_bits(live, group, start, stop):  # type: ignore[no-untyped-def]
+def live_bits(live, group, start, stop):
     """The live slots of start..stop among the eight of `group`, as bits of an int64."""
     bits = np.int64(live[group])
     first = group * 8
@@ -71,8 +74,8 @@ def live_bits(live, group, start, stop):  # type: ignore[no-untyped-def]
         const(float32[::1]), float32, int64[::1],
     )
 )  # fmt: skip
-def scan_rows(blocks, shift, dim, metric, live, start, stop, query, threshold, pool):  # type: ignore[no-untyped-def]
-    """Offer the live slots of start..stop that score at least `threshold` to `pool`; returns how many were scored."""
+def scan_rows(blocks, shift, dim, metric, live, start, stop, query, threshold, pool):
+    """Offer the live slots of start..stop that reach `threshold` to `pool`; returns how many were scored."""
     scored = 0
     capacity = pool.shape[0]
     pool_address = address_of(pool)
@@ -98,7 +101,7 @@ def scan_rows(blocks, shift, dim, metric, live, start, stop, query, threshold, p
 
 
 def query_panels(queries: NDArray[np.float32], metric: int) -> NDArray[np.float32]:
-    """Queries (n, dim) as `scan_rows_batch` takes them: ((n + 31) // 32, dim, 32) float32, of length 1 for cosine."""
+    """Queries (n, dim) for `scan_rows_batch`: ((n + 31) // 32, dim, 32) float32, of length 1 for cosine."""
     count, dim = queries.shape
     panels: Any = np.zeros((-(-count // TILE_QUERIES) * TILE_QUERIES, dim), np.float32)
     panels[:count] = queries
@@ -109,7 +112,7 @@ def query_panels(queries: NDArray[np.float32], metric: int) -> NDArray[np.float3
 
 
 @inlined
-def tile_bound(metric, bound):  # type: ignore[no-untyped-def]
+def tile_bound(metric, bound):
     """The bound in the terms of a tile: a score, or minus a squared distance."""
     if metric == L2:
         if bound > np.float32(0):
@@ -124,7 +127,7 @@ def tile_bound(metric, bound):  # type: ignore[no-untyped-def]
         const(float32[:, :, ::1]), const(float32[::1]), int64[:, ::1], float32[::1],
     )
 )  # fmt: skip
-def scan_rows_batch(blocks, shift, dim, metric, live, start, stop, panels, thresholds, pools, scratch):  # type: ignore[no-untyped-def]
+def scan_rows_batch(blocks, shift, dim, metric, live, start, stop, panels, thresholds, pools, scratch):  # noqa: PLR0912
     """`scan_rows` for many queries: panels by `query_panels`, thresholds (n,), pools (n, k).
 
     `scratch` holds at least 32 * (8 + number of panels) float32. Returns how many rows were scored.
@@ -187,8 +190,8 @@ def scan_rows_batch(blocks, shift, dim, metric, live, start, stop, panels, thres
         const(int64[::1]), int64, int64, int64, const(float32[::1]), const(int32[::1]), float32, int64[::1]
     )
 )  # fmt: skip
-def rescore_rows(blocks, shift, dim, metric, query, slots, threshold, pool):  # type: ignore[no-untyped-def]
-    """Offer the exact scores of `slots` (n,) to `pool`; negative slots and those without a block are passed over."""
+def rescore_rows(blocks, shift, dim, metric, query, slots, threshold, pool):
+    """Offer the exact scores of `slots` (n,) to `pool`, passing over negative slots and missing blocks."""
     capacity = pool.shape[0]
     pool_address = address_of(pool)
     query_address = address_of(query)
@@ -219,7 +222,7 @@ def rescore_rows(blocks, shift, dim, metric, query, slots, threshold, pool):  # 
 
 
 @kernel(int64(const(int64[::1]), int64, int64, const(int32[::1]), float32[:, ::1], float32[::1]))
-def gather_rows(blocks, shift, dim, slots, out, norms):  # type: ignore[no-untyped-def]
+def gather_rows(blocks, shift, dim, slots, out, norms):
     """Copy the rows of `slots` (n,) into `out` (n, dim) and their norms into `norms` (n,).
 
     Returns how many had a row; the others are filled with zeros.

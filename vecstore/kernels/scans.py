@@ -1,15 +1,19 @@
-"""Scans of quantized codes: the best R candidates of a slot range by estimated score, for one query or a batch.
+# ruff: noqa: PLR0917 (kernels take positional arguments only)
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+"""Scans of quantized codes: the best R candidates of a slot range by estimated score, for one query or a
+batch.
 
-One entry point per code kind; codes (cap, code_bytes) uint8 with code_bytes a multiple of 64. An estimate is
-`a * sum + b`, the sum being an integer that depends on the kind and a, b being `factors` of the query, and with
-`terms` (cap, 2 or more) float32 it is `(a * sum + b) * terms[slot, 0] + terms[slot, 1]`. Pass terms of shape
-(cap, 0) where the metric needs none. All arrays are the caller's; pools (n, R) come from `pools.new_pools`.
+One entry point per code kind; codes (cap, code_bytes) uint8 with code_bytes a multiple of 64. An estimate
+is `a * sum + b`, the sum being an integer that depends on the kind and a, b being `factors` of the query,
+and with `terms` (cap, 2 or more) float32 it is `(a * sum + b) * terms[slot, 0] + terms[slot, 1]`. Pass
+terms of shape (cap, 0) where the metric needs none. All arrays are the caller's; pools (n, R) come from
+`pools.new_pools`.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba.types import float32, int8, int64, uint8, uint64
+from numba.core.types import float32, int8, int64, uint8, uint64
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.bits import dot_planes, popcount
@@ -19,12 +23,13 @@ from vecstore.kernels.pools import pool_bound, pool_offer
 from vecstore.kernels.rows import live_bits
 
 INT8, INT4, BINARY = 0, 1, 2
-# Rows that are scored against all queries before the next ones are read: 64 of 384 bytes fill half of an L1 cache.
+# Rows that are scored against all queries before the next ones are read: 64 of 384 bytes fill half of an L1
+# cache.
 _BLOCK_GROUPS = 8
 
 
 @inlined
-def estimate(kind, code, size, query, factors):  # type: ignore[no-untyped-def]
+def estimate(kind, code, size, query, factors):
     """`a * sum + b` of the code at address `code`; `kind` is a constant and leaves one branch. float32."""
     if kind == INT8:
         total = np.float32(dot_u8s8(code, query, size))
@@ -39,7 +44,7 @@ def estimate(kind, code, size, query, factors):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def scan_codes(kind, codes, terms, live, start, stop, queries, query_bytes, factors, pools):  # type: ignore[no-untyped-def]
+def scan_codes(kind, codes, terms, live, start, stop, queries, query_bytes, factors, pools):
     size = codes.shape[1]
     term_bytes = 4 * terms.shape[1]
     factor_bytes = 4 * factors.shape[1]
@@ -75,8 +80,8 @@ def scan_codes(kind, codes, terms, live, start, stop, queries, query_bytes, fact
         const(int8[:, ::1]), const(float32[:, ::1]), int64[:, ::1],
     )
 )  # fmt: skip
-def scan_int8(codes, terms, live, start, stop, queries, factors, pools):  # type: ignore[no-untyped-def]
-    """Sum of code byte * query byte. queries (n, code_bytes), factors (n, 2): a, b. Returns scores computed."""
+def scan_int8(codes, terms, live, start, stop, queries, factors, pools):
+    """Sum of code byte * query byte. queries (n, code_bytes), factors (n, 2): a, b. Returns how many."""
     size = queries.shape[1]
     return scan_codes(INT8, codes, terms, live, start, stop, address_of(queries), size, factors, pools)
 
@@ -87,8 +92,8 @@ def scan_int8(codes, terms, live, start, stop, queries, factors, pools):  # type
         const(int8[:, ::1]), const(float32[:, ::1]), int64[:, ::1],
     )
 )  # fmt: skip
-def scan_int4(codes, terms, live, start, stop, queries, factors, pools):  # type: ignore[no-untyped-def]
-    """Sum of nibble * query byte. queries (n, 2 * code_bytes), factors (n, 2): a, b. Returns scores computed."""
+def scan_int4(codes, terms, live, start, stop, queries, factors, pools):
+    """Sum of nibble * query byte. queries (n, 2 * code_bytes), factors (n, 2): a, b. Returns how many."""
     size = queries.shape[1]
     return scan_codes(INT4, codes, terms, live, start, stop, address_of(queries), size, factors, pools)
 
@@ -99,10 +104,10 @@ def scan_int4(codes, terms, live, start, stop, queries, factors, pools):  # type
         const(uint64[:, :, ::1]), const(float32[:, ::1]), int64[:, ::1],
     )
 )  # fmt: skip
-def scan_binary(codes, terms, live, start, stop, queries, factors, pools):  # type: ignore[no-untyped-def]
+def scan_binary(codes, terms, live, start, stop, queries, factors, pools):
     """Sum over j of 2**j * popcount(code & plane j), plus c * popcount(code).
 
-    queries (n, 4, code_bytes // 8), factors (n, 3): a, b, c. Returns scores computed.
+    queries (n, 4, code_bytes // 8), factors (n, 3): a, b, c. Returns how many.
     """
     size = 32 * queries.shape[2]
     return scan_codes(BINARY, codes, terms, live, start, stop, address_of(queries), size, factors, pools)

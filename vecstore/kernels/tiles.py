@@ -1,8 +1,10 @@
+# ruff: noqa: PLR0917 (kernels take positional arguments only)
 """Many rows against many queries: the register-blocked core of batched exact scans.
 
-An outer product: a vector of queries (of a panel that holds 32 of them dim by dim) times one broadcast element of a
-row, so that no sum is reduced across lanes and any dimension works. A tile is 8 rows by 32 queries; it is made of
-parts that fit the registers, 8 rows by 2 vectors where there are 32 of them, 4 rows by 2 vectors where there are 16.
+An outer product: a vector of queries (of a panel that holds 32 of them dim by dim) times one broadcast
+element of a row, so that no sum is reduced across lanes and any dimension works. A tile is 8 rows by 32
+queries; it is made of parts that fit the registers, 8 rows by 2 vectors where there are 32 of them, 4 rows
+by 2 vectors where there are 16.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llvmlite import ir
-from numba.types import float32, int64, none
+from numba.core.types import float32, int64, none
 
 from vecstore.kernels import twins
 from vecstore.kernels._ir import (

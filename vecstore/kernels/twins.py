@@ -1,4 +1,4 @@
-"""What each instruction means, in plain Python and NumPy: the tests compare them, NUMBA_DISABLE_JIT runs them.
+"""What each instruction means, in plain Python and NumPy: tests compare them, NUMBA_DISABLE_JIT runs them.
 
 Addresses are integers that point to readable memory; no alignment is asked for.
 """
@@ -6,6 +6,7 @@ Addresses are integers that point to readable memory; no alignment is asked for.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 def view(address: int, dtype: type | str, count: int) -> NDArray:  # type: ignore[type-arg]
     """The `count` elements at `address`, as an array that does not own them and can be written to."""
     size = int(count) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_char * size).from_address(int(address)), dtype)
+    memory: Any = (ctypes.c_char * size).from_address(int(address))
+    return np.frombuffer(memory, np.dtype(dtype))
 
 
 def address_of(array: NDArray) -> int:  # type: ignore[type-arg]
@@ -39,7 +41,7 @@ def dot_u8s8(codes: int, query: int, size: int) -> int:
 
 
 def _nibbles(codes: int, size: int) -> NDArray[np.int64]:
-    """The values of Int4 codes by dim: in each 64 bytes, the low nibbles are dims 0-63, the high ones 64-127."""
+    """The values of Int4 codes by dim: of 64 bytes, the low nibbles are dims 0-63, the high ones 64-127."""
     blocks = view(codes, np.uint8, size).reshape(-1, 1, 64)
     return np.concatenate((blocks & 15, blocks >> 4), axis=1).astype(np.int64).ravel()
 
@@ -83,7 +85,7 @@ def popcount(a: int, size: int) -> int:
 
 
 def dot_planes(code: int, planes: int, size: int) -> int:
-    """Sum over j of 2**j * popcount(code & plane j): `size` bytes of bits, a multiple of 64, 4 planes in a row. int32."""
+    """Sum over j of 2**j * popcount(code & plane j): 4 planes in a row of `size` bytes each. int32."""
     bits = view(code, np.uint8, size)
     rows = view(planes, np.uint8, 4 * size).reshape(4, size)
     return sum(int(np.bitwise_count(bits & row).sum(dtype=np.int64)) << j for j, row in enumerate(rows))
@@ -132,8 +134,8 @@ def copy_bytes(target: int, source: int, size: int) -> None:
 def pack_key(score: float, slot: int) -> int:
     """The int64 that sorts as (score descending, slot ascending) when keys sort descending.
 
-    Upper half: the bits of the float32 score, mapped to an integer of the same order. Lower half: the inverted
-    slot, so that of equal scores the lower slot has the larger key. -0.0 counts as 0.0.
+    Upper half: the bits of the float32 score, mapped to an integer of the same order. Lower half: the
+    inverted slot, so that of equal scores the lower slot has the larger key. -0.0 counts as 0.0.
     """
     bits = int((np.float32(score) + np.float32(0)).view(np.int32))
     return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) << 32) | (0xFFFFFFFF ^ int(slot))
@@ -164,13 +166,19 @@ def _tile(rows: int, stride: int, panel: int, dim: int) -> tuple[NDArray[np.floa
 
 
 def tile_dot(rows: int, stride: int, panel: int, dim: int, out: int) -> None:
-    """Dot products of 8 rows, `stride` bytes apart, with 32 queries, panel (dim, 32) float32; out (8, 32) float32."""
+    """Dot products of 8 rows, `stride` bytes apart, with 32 queries.
+
+    Panel (dim, 32) float32, out (8, 32) float32.
+    """
     block, queries = _tile(rows, stride, panel, dim)
     view(out, np.float32, TILE_ROWS * TILE_QUERIES)[:] = (block @ queries).ravel()
 
 
 def tile_l2sq(rows: int, stride: int, panel: int, dim: int, out: int) -> None:
-    """Squared distances of 8 rows, `stride` bytes apart, to 32 queries, panel (dim, 32) float32; out (8, 32) float32."""
+    """Squared distances of 8 rows, `stride` bytes apart, to 32 queries.
+
+    Panel (dim, 32) float32, out (8, 32) float32.
+    """
     block, queries = _tile(rows, stride, panel, dim)
     squares = ((block[:, :, None] - queries[None]) ** 2).sum(axis=1)
     view(out, np.float32, TILE_ROWS * TILE_QUERIES)[:] = squares.ravel()
