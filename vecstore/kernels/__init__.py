@@ -1,1 +1,8 @@
-"""Compiled loops: flat arrays and scalars in, caller-owned arrays out; no classes, no I/O."""
+"""Compiled loops: flat arrays and scalars in, caller-owned arrays out; no classes, no I/O.
+
+rows, scans, pools       entry points: exact scans and rescoring, scans of codes, the best k
+floats, codes, bits      distances by address, for kernels to use; tiles: many rows by many queries
+memory                   loads, stores, prefetch, packed keys
+twins                    what each of these means, in NumPy
+_jit, _cache, _ir        how kernels are declared, kept between processes, and told LLVM IR
+"""
