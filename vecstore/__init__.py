@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UnknownArgumentError,
         VecstoreError,
     )
+    from vecstore.kernels._jit import warmup
     from vecstore.types import CollectionInfo, Finding, Flat, Hit, Page, Record, Stats, WriteResult
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "open",
     "connect",
+    "warmup",
     "Database",
     "Collection",
     "RemoteDatabase",
@@ -94,6 +96,7 @@ _HOME = {
     "Database": "database",
     "Collection": "collection",
     "connect": "client",
+    "warmup": "kernels._jit",
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
     **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Flat"], "types"),

@@ -175,7 +175,7 @@ def as_floats(values: Any, name: str) -> npt.NDArray[np.float32]:
     if values.dtype.kind not in "fiu":
         raise InvalidArgumentError(f"{name}: expected numbers, got an array of {values.dtype}")
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return np.asarray(values, dtype=np.float32, order="C")
 
 
 def vector_rows(
@@ -238,7 +238,7 @@ def _payload_list(payloads: Any, n: int) -> list[bytes | None]:
         set(map(type, itertools.chain.from_iterable(listed))) - _STR
         or set(map(type, itertools.chain.from_iterable(map(dict.values, listed)))) - _LEAVES
     ):
-        with contextlib.suppress(ValueError, OverflowError):  # whose row is told below
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # whose row is told below
             return list(map(pack, listed))
         pack = _packer()
     return [None if payload is None else pack_payload(payload, row, pack) for row, payload in enumerate(listed)]

@@ -84,6 +84,18 @@ def serve(
     raise typer.Exit(run(Config(data=data, listen=listen)))
 
 
+@app.command(epilog="Example: [cyan]vecstore warmup[/], once after installing, or while a container image is built")
+def warmup() -> None:
+    """Compile the kernels for this CPU now, instead of when they are first used."""
+    with console.status("") as status:
+
+        def show(name: str, done: int, total: int) -> None:
+            status.update(f"Compiling kernels: {done} of {total} {name.rpartition('.')[2]}")
+
+        count = vecstore.warmup(show)
+    console.print(f"{count} kernels are ready", highlight=False)
+
+
 @app.command(
     epilog="Examples: [cyan]vecstore stats data/[/]   [cyan]vecstore stats localhost:6333 docs --json[/]",
 )

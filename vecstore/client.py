@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from vecstore.arguments import Rows, verb
-from vecstore.errors import ClosedError, InvalidArgumentError, VecstoreError
+from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
 from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
 from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
 
@@ -20,8 +20,26 @@ try:
 except ImportError as error:
     raise ImportError(f'the client needs more packages ({error}); run: pip install "vecstore[client]"') from error
 
-KEEPALIVE_MS: Final = 30_000
 CONNECT_SECONDS: Final = 10.0
+MAX_SECONDS: Final = 1e6
+OPTIONS: Final = (
+    # The server's limit is the one that counts: it refuses what is too large, in both directions.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", wire.MAX_TRAILER_BYTES),
+    ("grpc.absolute_max_metadata_size", wire.MAX_TRAILER_BYTES),
+    # A call whose server has vanished without a word ends after a minute instead of at its deadline; a long one
+    # (check) is not ended by its own pings. The server allows a ping each 10 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A server that comes back is found within seconds, not after gRPC's two minutes.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A proxy for the web is not on the way to a database.
+    ("grpc.enable_http_proxy", 0),
+    # A connection of its own: a new connect() tries at once, whatever an older one to that address waits for.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 Answer = TypeVar("Answer")
 
@@ -32,17 +50,28 @@ def connect(address: str, *, timeout: float = 60.0) -> RemoteDatabase:
 
     Raises UnavailableError at once if nobody answers there.
     """
-    if not isinstance(address, str) or not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", address):
+    if not isinstance(address, str) or not _is_address(address):
         raise InvalidArgumentError(f'address: expected "HOST:PORT", such as "localhost:6333", got {address!r}')
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise InvalidArgumentError(f"timeout: expected a positive number of seconds, got {timeout!r}")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_SECONDS:
+        raise InvalidArgumentError(f"timeout: expected a positive number of seconds up to 10^6, got {timeout!r}")
     connection = _Connection(address, float(timeout))
+    seconds = min(CONNECT_SECONDS, timeout)
     try:
-        connection.call(connection.stub.ListCollections, pb.ListCollectionsRequest(), CONNECT_SECONDS)
+        connection.call(connection.stub.ListCollections, pb.ListCollectionsRequest(), seconds)
+    except DeadlineExceededError:
+        connection.close()
+        raise UnavailableError(
+            f"{address}: no answer within {seconds:g} s; does a vecstore server run there?"
+        ) from None
     except BaseException:
         connection.close()
         raise
     return RemoteDatabase(connection)
+
+
+def _is_address(address: str) -> bool:
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
+    return found is not None and 0 < int(found[2]) < 65536
 
 
 class _Connection:
@@ -52,33 +81,24 @@ class _Connection:
         self.address = address
         self.timeout = timeout
         self.closed = False
-        self.channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", -1),  # the server's limit is the one that counts
-                ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-                # Connections of their own, so that closing one database leaves another to the same address alone.
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
+        self.channel = grpc.insecure_channel(address, options=OPTIONS)
         self.stub = vecstore_pb2_grpc.VecstoreServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
     def call(self, method: Callable[..., Answer], request: Any, timeout: float | None = None) -> Answer:
         """Call a method of the stub; what it raises is a VecstoreError."""
-        if self.closed:
-            raise ClosedError(f"the connection to {self.address} is closed")
+        self.refuse_closed(self.address)
         try:
-            return method(request, timeout=min(timeout or self.timeout, self.timeout))
+            return method(request, timeout=timeout or self.timeout)
         except grpc.RpcError as error:
-            raise self._translate(error) from None
-        except ValueError as error:  # the channel was closed by another thread
-            raise ClosedError(f"the connection to {self.address} is closed") from error
+            self.refuse_closed(self.address)  # closing cancels the calls of other threads
+            raise wire.read_error(error, self.address) from None
+        except ValueError:  # the channel was closed since we looked
+            self.refuse_closed(self.address)
+            raise
 
-    def _translate(self, error: grpc.RpcError) -> VecstoreError:
+    def refuse_closed(self, what: str) -> None:
         if self.closed:
-            return ClosedError(f"the connection to {self.address} is closed")
-        return wire.read_error(error, self.address)
+            raise ClosedError(f"{what} is closed")
 
     def close(self) -> None:
         self.closed = True
@@ -118,7 +138,10 @@ class RemoteDatabase(DatabaseVerbs):
 
 
 class RemoteCollection(CollectionVerbs):
-    """A collection behind a server; made by a RemoteDatabase, safe to use from many threads."""
+    """A collection behind a server; made by a RemoteDatabase, safe to use from many threads.
+
+    It goes by its name: where the collection was dropped and created anew, it reaches the new one.
+    """
 
     def __init__(self, info: CollectionInfo, connection: _Connection) -> None:
         self.info = info
@@ -127,54 +150,50 @@ class RemoteCollection(CollectionVerbs):
         self._closed = False
 
     def _call(self, method: Callable[..., Answer], request: Any) -> Answer:
-        if self._closed:
+        if self.closed:
             raise ClosedError(f'collection "{self.name}" is closed')
         return self._connection.call(method, request)
 
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult:
-        columns = pb.Rows(ids=wire.write_ids(rows.ids))
-        if rows.vectors is not None:
-            columns.vectors.CopyFrom(wire.write_vectors(rows.vectors))
-        if rows.payloads is not None:
-            columns.payloads.extend([packed or b"" for packed in rows.payloads])
-        if operation == "insert":
-            return wire.read_result(
-                self._call(self._stub.Insert, pb.InsertRequest(collection=self.name, rows=columns)).result
-            )
-        if operation == "upsert":
-            return wire.read_result(
-                self._call(self._stub.Upsert, pb.UpsertRequest(collection=self.name, rows=columns)).result
-            )
-        request = pb.UpdateRequest(collection=self.name, rows=columns, replace_payloads=not merge)
-        return wire.read_result(self._call(self._stub.Update, request).result)
+        request: Any
+        if operation == "update":
+            method, request = self._stub.Update, pb.UpdateRequest(collection=self.name, replace_payloads=not merge)
+        elif operation == "insert":
+            method, request = self._stub.Insert, pb.InsertRequest(collection=self.name)
+        else:
+            method, request = self._stub.Upsert, pb.UpsertRequest(collection=self.name)
+        wire.write_rows(rows, request.rows)
+        return wire.read_result(self._call(method, request).result)
 
     def _delete(self, ids: list[Id] | None, filter: Filter | None) -> WriteResult:
         request = pb.DeleteRequest(collection=self.name, filter=wire.write_filter(filter))
         if ids is not None:
-            request.ids.CopyFrom(pb.IdList(ids=wire.write_ids(ids)))
+            request.ids.SetInParent()  # also where there are none
+            wire.write_ids(ids, request.ids)
         return wire.read_result(self._call(self._stub.Delete, request).result)
 
     def _get(self, ids: list[Id], with_payload: bool, with_vectors: bool) -> list[Record | None]:
-        request = pb.GetRequest(
-            collection=self.name, ids=wire.write_ids(ids), with_payload=with_payload, with_vectors=with_vectors
-        )
-        return wire.read_records(self._call(self._stub.Get, request).rows)
+        request = pb.GetRequest(collection=self.name, with_payload=with_payload, with_vectors=with_vectors)
+        wire.write_ids(ids, request.ids)
+        return wire.read_found(self._call(self._stub.Get, request))
 
     def _search(self, query: Query) -> list[list[Hit]]:
         request = pb.SearchRequest(
             collection=self.name,
-            queries=wire.write_vectors(query.queries),
             k=query.k,
             filter=wire.write_filter(query.filter),
             score_threshold=query.score_threshold,
             with_payload=query.with_payload,
             with_vectors=query.with_vectors,
         )
-        return [wire.read_hits(hits) for hits in self._call(self._stub.Search, request).results]
+        wire.write_vectors(query.queries, request.queries)
+        return wire.read_hits(self._call(self._stub.Search, request))
 
     def _scroll(
         self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool
     ) -> Page:
+        if cursor is not None and not cursor.isascii():
+            raise InvalidArgumentError(f"cursor: expected one that scroll() returned, got {cursor!r}")
         request = pb.ScrollRequest(
             collection=self.name,
             filter=wire.write_filter(filter),
@@ -184,8 +203,7 @@ class RemoteCollection(CollectionVerbs):
             with_vectors=with_vectors,
         )
         answer = self._call(self._stub.Scroll, request)
-        records = [record for record in wire.read_records(answer.rows) if record is not None]
-        return Page(records, answer.cursor if answer.HasField("cursor") else None)
+        return Page(wire.read_records(answer.rows), answer.cursor if answer.HasField("cursor") else None)
 
     def _count(self, filter: Filter | None) -> int:
         request = pb.CountRequest(collection=self.name, filter=wire.write_filter(filter))
@@ -199,6 +217,11 @@ class RemoteCollection(CollectionVerbs):
         """Read and verify everything that is stored; what is wrong, or an empty list."""
         answer = self._call(self._stub.Check, pb.CheckRequest(collection=self.name))
         return [wire.read_finding(finding) for finding in answer.findings]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, by itself or with its database."""
+        return self._closed or self._connection.closed
 
     def close(self) -> None:
         """Let go of the collection; the connection stays open. Closing twice is allowed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -120,7 +121,9 @@ class Collection(CollectionVerbs):
             allowed = view.table.live
             if query.filter is not None:
                 allowed = _bits(_matching(view, query.filter), len(allowed))
-            found = flat.search(view.blocks(), allowed, query.queries, query.k, self.metric, query.score_threshold)
+            view.verify()
+            rows = flat.Rows(view.table.rows, view.layout.shift, self.dim, view.state.slots, self.metric)
+            found = flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
             return [_hits(view, slots, scores, query) for slots, scores in found]
 
     def _scroll(
@@ -189,7 +192,7 @@ class Collection(CollectionVerbs):
         """Whether it was closed, by itself or with its database."""
         return self._closed
 
-    def current(self) -> bool:
+    def _current(self) -> bool:
         """Whether its file is still the collection's: a writer may have dropped it, and created another."""
         return self._store.env.still_there()
 
@@ -209,7 +212,7 @@ def _records(
     return [Record(*parts) for parts in zip(ids, payloads, vectors, strict=True)]
 
 
-def _hits(view: View, slots: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
+def _hits(view: View, slots: npt.NDArray[np.int32], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
     rows = [view.row(slot) for slot in slots.tolist()]
     ids = [keys.key_id(key) for key, _ in rows]
     payloads = [unpack_payload(packed) if query.with_payload else None for _, packed in rows]
@@ -248,7 +251,7 @@ def _decode_cursor(cursor: str) -> bytes:
     try:
         key = base64.urlsafe_b64decode(cursor.encode())
         keys.key_id(key)
-    except (ValueError, IndexError, binascii.Error):
+    except (ValueError, IndexError, struct.error, binascii.Error):
         raise InvalidArgumentError(f"cursor: expected one that scroll() returned, got {cursor!r}") from None
     return key
 

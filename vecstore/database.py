@@ -131,7 +131,7 @@ class Database(DatabaseVerbs):
         with self._mutex:
             self._refuse_closed()
             known = self._open_collections.get(name)
-            if known is not None and not known.closed and known.current():
+            if known is not None and not known.closed and known._current():
                 return known
             folder = self.path / COLLECTIONS / name
             if name not in self.list_collections():

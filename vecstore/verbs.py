@@ -137,7 +137,8 @@ class CollectionVerbs(Closing):
         if (ids is None) == (filter is None):
             raise InvalidArgumentError("delete() takes either ids or filter")
         if ids is not None:
-            return self._delete(arguments.id_list([ids] if isinstance(ids, int | str) else ids), None)
+            single = isinstance(ids, int | str | np.integer)
+            return self._delete(arguments.id_list([ids] if single else ids), None)
         return self._delete(None, _checked(filter))
 
     # -- reading ---------------------------------------------------------------------------------------------

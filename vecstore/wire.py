@@ -1,119 +1,147 @@
 """How values and errors travel: both directions of each conversion, side by side, for client and server.
 
 What arrives is not trusted: a `read_…` function raises InvalidArgumentError on what is malformed, and leaves the
-meaning to the verbs' own checks.
+meaning to the verbs' own checks. A `write_…` function fills in its message where it stands, if it may be large or is
+needed often: protobuf copies a message that is given to another's constructor.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
 
 import grpc
 import msgpack
 import numpy as np
 import numpy.typing as npt
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from vecstore import errors
+from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError, RemoteError, VecstoreError
 from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Metric, Payload, Record, Stats, WriteResult
 from vecstore.v1 import vecstore_pb2 as pb
 
 DOMAIN: Final = "vecstore"
 MAX_MESSAGE_BYTES: Final = 256 << 20
+MAX_TRAILER_BYTES: Final = 128 << 10  # gRPC's own 8 KiB cannot hold an error that names ten long ids
 
 _METRICS: Final[dict[Metric, Any]] = {"cosine": pb.METRIC_COSINE, "dot": pb.METRIC_DOT, "l2": pb.METRIC_L2}
 _METRIC_NAMES: Final = {number: name for name, number in _METRICS.items()} | {pb.METRIC_UNSPECIFIED: "cosine"}
-
-E = TypeVar("E", bound=VecstoreError)
 
 
 # -- ids ---------------------------------------------------------------------------------------------------------
 
 
-def write_ids(ids: Sequence[Id]) -> list[pb.Id]:
-    """Ids as messages."""
-    return [pb.Id(number=one) if isinstance(one, int) else pb.Id(text=one) for one in ids]
+def write_ids(ids: Sequence[Id], into: pb.Ids) -> None:
+    """Ids in columns by their type."""
+    kinds = set(map(type, ids))
+    if kinds == {str}:
+        into.texts.extend(ids)  # type: ignore[arg-type]
+    elif kinds == {int}:
+        into.numbers.extend(ids)  # type: ignore[arg-type]
+    else:
+        into.numbers.extend(one for one in ids if isinstance(one, int))
+        into.texts.extend(one for one in ids if isinstance(one, str))
+        into.text_places.extend(place for place, one in enumerate(ids) if isinstance(one, str))
 
 
-def read_ids(messages: Sequence[pb.Id]) -> list[Id]:
-    """The ids of messages."""
-    return [_read_id(message) for message in messages]
-
-
-def _read_id(message: pb.Id) -> Id:
-    if message.HasField("text"):
-        return message.text
-    if message.HasField("number"):
-        return message.number
-    raise InvalidArgumentError("id: expected a number or a text, got neither")
+def read_ids(message: pb.Ids) -> list[Id]:
+    """The ids of columns, in one order again."""
+    numbers, texts = list(message.numbers), list(message.texts)
+    if not (numbers and texts):
+        if message.text_places:
+            raise InvalidArgumentError("ids: text_places has no effect without both numbers and texts")
+        return [*numbers, *texts]
+    places = list(message.text_places)
+    n = len(numbers) + len(texts)
+    if len(places) != len(texts) or places[-1] >= n or any(a >= b for a, b in pairwise(places)):
+        raise InvalidArgumentError(f"ids: expected {len(texts)} ascending text_places below {n}, one for each text")
+    texts_at = dict(zip(places, texts, strict=True))
+    remaining = iter(numbers)
+    return [texts_at[place] if place in texts_at else next(remaining) for place in range(n)]
 
 
 # -- vectors -----------------------------------------------------------------------------------------------------
 
 
-def write_vectors(vectors: npt.NDArray[np.float32]) -> pb.Vectors:
+def write_vectors(vectors: npt.NDArray[np.float32], into: pb.Vectors) -> None:
     """`(n, dim) float32` as bytes and shape."""
-    rows, dim = vectors.shape
-    return pb.Vectors(data=vectors.astype("<f4", copy=False).tobytes(), rows=rows, dim=dim)
+    into.data = vectors.astype("<f4", copy=False).tobytes()
+    into.rows, into.dim = vectors.shape
 
 
 def read_vectors(message: pb.Vectors) -> npt.NDArray[np.float32]:
-    """`(n, dim) float32`, owned by the caller."""
+    """`(n, dim) float32`; read-only, since it stands in the bytes that came."""
     rows, dim = message.rows, message.dim
+    data = message.data  # one copy: the message makes a new object of it each time
     if message.values:
-        if message.data:
+        if data:
             raise InvalidArgumentError("vectors: expected either data or values, got both")
-        if not dim or len(message.values) % dim:
-            raise InvalidArgumentError(f"vectors: {len(message.values)} values are no rows of dim={dim}")
+        n = len(message.values)
+        if not dim or n % dim or rows not in (0, n // dim):
+            shape = f"rows={rows} of dim={dim}" if rows else f"rows of dim={dim}"
+            raise InvalidArgumentError(f"vectors: {n} values are not {shape}")
         return np.array(message.values, np.float32).reshape(-1, dim)
-    if len(message.data) != rows * dim * 4:
+    if len(data) != rows * dim * 4:
         raise InvalidArgumentError(
-            f"vectors: rows={rows} of dim={dim} are {rows * dim * 4} bytes of float32, got {len(message.data)}"
+            f"vectors: rows={rows} of dim={dim} are {rows * dim * 4} bytes of float32, got {len(data)}"
         )
-    return np.frombuffer(bytearray(message.data), "<f4").astype(np.float32, copy=False).reshape(rows, dim)
+    return np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(rows, dim)
 
 
 # -- payloads and filters ----------------------------------------------------------------------------------------
 
 
-def write_payload(payload: Payload | None) -> bytes:
-    """A payload as msgpack, empty for None."""
-    return b"" if payload is None else msgpack.packb(payload)
+def write_payloads(payloads: Sequence[Payload | None]) -> list[bytes]:
+    """Payloads as msgpack, empty for None."""
+    pack = msgpack.Packer().pack
+    return [b"" if payload is None else pack(payload) for payload in payloads]
 
 
-def read_payload(packed: bytes) -> Payload | None:
-    """The payload of msgpack bytes."""
-    return _read_map(packed, "payloads") if packed else None
+def read_payloads(packed: Sequence[bytes]) -> list[Payload | None]:
+    """The payloads of msgpack bytes."""
+    unpack = msgpack.unpackb
+    try:
+        payloads = [unpack(one) if one else None for one in packed]
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidArgumentError(f"payloads: expected msgpack maps with str keys ({error})") from None
+    if not set(map(type, payloads)) <= _PAYLOAD_TYPES:
+        raise InvalidArgumentError("payloads: expected msgpack maps, or no bytes for a row without")
+    return payloads
+
+
+_PAYLOAD_TYPES: Final = {dict, type(None)}
 
 
 def write_filter(filter: Filter | None) -> bytes | None:
     """A filter as msgpack, or None."""
-    return None if filter is None else msgpack.packb(filter, default=_plain)
+    if filter is None:
+        return None
+    try:
+        return msgpack.packb(filter, default=_plain)  # type: ignore[no-any-return]
+    except InvalidArgumentError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidArgumentError(f"filter: {error}") from None
 
 
 def read_filter(packed: bytes) -> Filter:
-    """The filter of msgpack bytes."""
-    return _read_map(packed, "filter")
+    """The filter of msgpack bytes; its form is checked where it is compiled."""
+    try:
+        return msgpack.unpackb(packed)  # type: ignore[no-any-return]
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidArgumentError(f"filter: expected a msgpack map with str keys ({error})") from None
 
 
 def filter_of(message: Any) -> Filter | None:
     """The filter of a request that has an optional one."""
     return read_filter(message.filter) if message.HasField("filter") else None
-
-
-def _read_map(packed: bytes, name: str) -> dict[str, Any]:
-    try:
-        value = msgpack.unpackb(packed)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise InvalidArgumentError(f"{name}: expected a msgpack map with str keys ({error})") from None
-    if not isinstance(value, dict):
-        raise InvalidArgumentError(f"{name}: expected a msgpack map, got {type(value).__name__}")
-    return value
 
 
 def _plain(value: Any) -> Any:
@@ -122,25 +150,40 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, set | frozenset):
         return list(value)
-    raise InvalidArgumentError(f"filter: cannot compare with {value!r}, a {type(value).__name__}")
+    raise InvalidArgumentError(f"filter: no payload holds {value!r} ({type(value).__name__}), so nothing equals it")
 
 
 # -- rows --------------------------------------------------------------------------------------------------------
 
 
-def write_records(records: Sequence[Record | Hit | None], with_payload: bool, with_vectors: bool) -> pb.Rows:
-    """Records or hits as columns; None becomes an id without a kind."""
-    there = [record for record in records if record is not None]
-    if len(there) == len(records):
-        ids = write_ids([record.id for record in there])
-    else:
-        ids = [pb.Id() if record is None else write_ids([record.id])[0] for record in records]
-    rows = pb.Rows(ids=ids)
+def write_rows(rows: Rows, into: pb.Rows) -> None:
+    """The rows of a write."""
+    write_ids(rows.ids, into.ids)
+    if rows.vectors is not None:
+        write_vectors(rows.vectors, into.vectors)
+    if rows.payloads is not None:
+        into.payloads.extend([packed or b"" for packed in rows.payloads])
+
+
+def read_rows(rows: pb.Rows) -> dict[str, Any]:
+    """The arguments of a write; a column that was left out is None, but of no rows it is there."""
+    ids = read_ids(rows.ids)
+    return {
+        "ids": ids,
+        "vectors": read_vectors(rows.vectors) if rows.HasField("vectors") else None,
+        "payloads": read_payloads(rows.payloads) if rows.payloads or not ids else None,
+    }
+
+
+def write_records(
+    records: Sequence[Record] | Sequence[Hit], into: pb.Rows, *, with_payload: bool, with_vectors: bool
+) -> None:
+    """Records or hits in columns."""
+    write_ids([record.id for record in records], into.ids)
     if with_payload:
-        rows.payloads.extend([b"" if record is None else write_payload(record.payload) for record in records])
-    if with_vectors and there:
-        rows.vectors.CopyFrom(write_vectors(np.stack([_vector(record) for record in there])))
-    return rows
+        into.payloads.extend(write_payloads([record.payload for record in records]))
+    if with_vectors and records:
+        write_vectors(np.stack([_vector(record) for record in records]), into.vectors)
 
 
 def _vector(record: Record | Hit) -> npt.NDArray[np.float32]:
@@ -148,32 +191,56 @@ def _vector(record: Record | Hit) -> npt.NDArray[np.float32]:
     return record.vector
 
 
-def read_records(rows: pb.Rows) -> list[Record | None]:
-    """The records of columns."""
-    vectors = iter(read_vectors(rows.vectors) if rows.HasField("vectors") else ())
-    records: list[Record | None] = []
-    for i, message in enumerate(rows.ids):
-        if not message.HasField("text") and not message.HasField("number"):
-            records.append(None)
-            continue
-        payload = read_payload(rows.payloads[i]) if rows.payloads else None
-        records.append(Record(_read_id(message), payload, next(vectors, None)))
-    return records
+def read_records(rows: pb.Rows) -> list[Record]:
+    """The records of columns; their vectors are the caller's own."""
+    ids, payloads, vectors = _read_columns(rows)
+    return list(map(Record, ids, payloads, vectors))
 
 
-def write_hits(hits: Sequence[Hit], with_payload: bool, with_vectors: bool) -> pb.Hits:
-    """The hits of one query."""
-    return pb.Hits(rows=write_records(hits, with_payload, with_vectors), scores=[hit.score for hit in hits])
+def _read_columns(rows: pb.Rows) -> tuple[list[Id], list[Payload | None], Any]:
+    ids = read_ids(rows.ids)
+    payloads = read_payloads(rows.payloads) or [None] * len(ids)
+    vectors = read_vectors(rows.vectors).copy() if rows.HasField("vectors") else [None] * len(ids)
+    if not len(ids) == len(payloads) == len(vectors):
+        raise InvalidArgumentError(f"rows: {len(ids)} ids, {len(payloads)} payloads and {len(vectors)} vectors")
+    return ids, payloads, vectors
 
 
-def read_hits(message: pb.Hits) -> list[Hit]:
-    """The hits of one query."""
-    records = read_records(message.rows)
-    return [
-        Hit(record.id, score, record.payload, record.vector)
-        for record, score in zip(records, message.scores, strict=True)
-        if record is not None
-    ]
+def write_found(records: Sequence[Record | None], **flags: bool) -> pb.GetResponse:
+    """The answer to a get: the records that are there, and the places of the others."""
+    message = pb.GetResponse()
+    write_records([record for record in records if record is not None], message.rows, **flags)
+    message.missing_places.extend(place for place, record in enumerate(records) if record is None)
+    return message
+
+
+def read_found(message: pb.GetResponse) -> list[Record | None]:
+    """The answer to a get, None for what is missing."""
+    found: list[Record | None] = list(read_records(message.rows))
+    for place in message.missing_places:  # ascending, so that each is inserted where it belongs
+        found.insert(place, None)
+    return found
+
+
+def write_hits(found: Sequence[Sequence[Hit]], **flags: bool) -> pb.SearchResponse:
+    """The hits of each query."""
+    message = pb.SearchResponse()
+    for hits in found:
+        into = message.results.add()
+        into.scores.extend([hit.score for hit in hits])
+        write_records(hits, into.rows, **flags)
+    return message
+
+
+def read_hits(message: pb.SearchResponse) -> list[list[Hit]]:
+    """The hits of each query; their vectors are the caller's own."""
+    found = []
+    for hits in message.results:
+        ids, payloads, vectors = _read_columns(hits.rows)
+        if len(hits.scores) != len(ids):
+            raise InvalidArgumentError(f"hits: {len(ids)} ids and {len(hits.scores)} scores")
+        found.append(list(map(Hit, ids, hits.scores, payloads, vectors)))
+    return found
 
 
 # -- small messages ----------------------------------------------------------------------------------------------
@@ -222,9 +289,10 @@ def read_stats(message: pb.StatsResponse) -> Stats:
     return Stats(info.name, info.dim, info.metric, **{name: getattr(message, name) for name in _STATS})
 
 
-def write_finding(finding: Finding) -> pb.Finding:
+def write_finding(finding: Finding, into: pb.Finding) -> None:
     """Something that is wrong."""
-    return pb.Finding(part=finding.part, message=finding.message, ids=write_ids(finding.ids))
+    into.part, into.message = finding.part, finding.message
+    write_ids(finding.ids, into.ids)
 
 
 def read_finding(message: pb.Finding) -> Finding:
@@ -254,26 +322,60 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[RemoteError]]] = {
 }
 
 
-def write_error(error: VecstoreError) -> Any:
-    """An error as a status that `context.abort_with_status` takes."""
+# What travels of a message: a caller's own text may stand in it, and trailers are limited.
+_MESSAGE_CHARACTERS: Final = 8192
+_SUMMARY_CHARACTERS: Final = 512
+_DETAILS: Final = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class Status(grpc.Status):
+    """What `context.abort_with_status` takes: a google.rpc.Status stands in the trailers."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, bytes], ...]
+
+
+def write_error(error: VecstoreError) -> Status:
+    """An error as a status. `details` is a summary for tools that do not read the trailers."""
     code = next(code for kind, code in _CODES if isinstance(error, kind))
-    fields = {name: json.dumps(getattr(error, name)) for name in error.fields}
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields)
+    fields = {name: json.dumps(getattr(error, name), ensure_ascii=False) for name in error.fields}
     detail = any_pb2.Any()
-    detail.Pack(info)
-    number = code_pb2.Code.Value(code.name)
-    return rpc_status.to_status(status_pb2.Status(code=number, message=error.message, details=[detail]))
+    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields))
+    message = _shortened(error.message, _MESSAGE_CHARACTERS)
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[detail])
+    return Status(code, _shortened(message, _SUMMARY_CHARACTERS), ((_DETAILS, status.SerializeToString()),))
 
 
 def read_error(call: grpc.RpcError, address: str) -> VecstoreError:
     """The error that the server raised, or the RemoteError that tells why there is no answer."""
     assert isinstance(call, grpc.Call)
-    status = rpc_status.from_call(call)
-    for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            kind = errors.BY_REASON.get(info.reason, RemoteError)
-            fields = {name: json.loads(value) for name, value in info.metadata.items() if name in kind.fields}
-            return kind(status.message if status is not None else "", **fields)
+    for key, packed in call.trailing_metadata() or ():
+        if key == _DETAILS:
+            error = _rebuilt(packed)
+            if error is not None:
+                return error
     code = call.code()
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return RemoteError(f"{address}: the server does not know this call; is it vecstore's, and not an older one?")
     return _BY_CODE.get(code, RemoteError)(f"{address}: {call.details() or code.name}")
+
+
+def _rebuilt(packed: bytes) -> VecstoreError | None:
+    """The error in a google.rpc.Status, if vecstore wrote it."""
+    try:
+        status = status_pb2.Status.FromString(packed)
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                kind = errors.BY_REASON.get(info.reason, RemoteError)
+                fields = {name: json.loads(value) for name, value in info.metadata.items() if name in kind.fields}
+                return kind(status.message, **fields)
+    except (DecodeError, ValueError):
+        pass
+    return None
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -33,6 +34,7 @@ class Server:
             self._health = health.HealthServicer()
             self._grpc = self._build()
             port = self._bind()
+            vecstore.warmup()  # so that no call waits for a compiler
             self._grpc.start()
         except BaseException:
             self._db.close()
@@ -45,13 +47,18 @@ class Server:
     def _build(self) -> grpc.Server:
         config = self._config
         server = grpc.server(
-            ThreadPoolExecutor(config.workers, thread_name_prefix="vecstore-call"),
-            maximum_concurrent_rpcs=config.workers + config.max_waiting,
+            ThreadPoolExecutor(config.max_workers, thread_name_prefix="vecstore-call"),
+            maximum_concurrent_rpcs=config.max_workers + config.max_waiting,
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
+                ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a rival
+                # Clients may ask each 10 s whether we are there, and we ask each minute whether they are.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
             ],
         )
         vecstore_pb2_grpc.add_VecstoreServiceServicer_to_server(Service(self._db), server)  # type: ignore[no-untyped-call]
@@ -66,9 +73,7 @@ class Server:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise vecstore.InvalidArgumentError(
-                f"listen: cannot listen on {listen}; is it HOST:PORT, and is the port free?"
-            )
+            raise vecstore.InvalidArgumentError(f"listen: cannot listen on {listen}: {_why_not(listen)}")
         return port
 
     def stop(self) -> None:
@@ -82,6 +87,18 @@ class Server:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def _why_not(listen: str) -> str:
+    """The reason why an address cannot be listened on, which gRPC keeps to itself."""
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return "the system refuses it"
 
 
 def serve(config: Config) -> int:

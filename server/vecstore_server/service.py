@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 
@@ -30,6 +30,8 @@ def answered(
     def call(self: S, request: Request, context: grpc.ServicerContext) -> Response:
         try:
             return method(self, request)
+        except vecstore.ClosedError:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         except vecstore.VecstoreError as error:
             context.abort_with_status(wire.write_error(error))
         except Exception:
@@ -67,25 +69,25 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
 
     @answered
     def Insert(self, request: pb.InsertRequest) -> pb.InsertResponse:  # noqa: N802
-        result = self._db.get_collection(request.collection).insert(**_rows(request.rows))
+        result = self._db.get_collection(request.collection).insert(**wire.read_rows(request.rows))
         return pb.InsertResponse(result=wire.write_result(result))
 
     @answered
     def Upsert(self, request: pb.UpsertRequest) -> pb.UpsertResponse:  # noqa: N802
-        result = self._db.get_collection(request.collection).upsert(**_rows(request.rows))
+        result = self._db.get_collection(request.collection).upsert(**wire.read_rows(request.rows))
         return pb.UpsertResponse(result=wire.write_result(result))
 
     @answered
     def Update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:  # noqa: N802
         collection = self._db.get_collection(request.collection)
-        result = collection.update(**_rows(request.rows), merge=not request.replace_payloads)
+        result = collection.update(**wire.read_rows(request.rows), merge=not request.replace_payloads)
         return pb.UpdateResponse(result=wire.write_result(result))
 
     @answered
     def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:  # noqa: N802
         collection = self._db.get_collection(request.collection)
         if request.HasField("ids"):
-            result = collection.delete(wire.read_ids(request.ids.ids))
+            result = collection.delete(wire.read_ids(request.ids))
         else:
             result = collection.delete(filter=wire.filter_of(request))
         return pb.DeleteResponse(result=wire.write_result(result))
@@ -94,7 +96,7 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
     def Get(self, request: pb.GetRequest) -> pb.GetResponse:  # noqa: N802
         flags = _flags(request)
         records = self._db.get_collection(request.collection).get(wire.read_ids(request.ids), **flags)
-        return pb.GetResponse(rows=wire.write_records(records, **flags))
+        return wire.write_found(records, **flags)
 
     @answered
     def Search(self, request: pb.SearchRequest) -> pb.SearchResponse:  # noqa: N802
@@ -106,7 +108,7 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
             score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
             **flags,
         )
-        return pb.SearchResponse(results=[wire.write_hits(hits, **flags) for hits in found])
+        return wire.write_hits(found, **flags)
 
     @answered
     def Scroll(self, request: pb.ScrollRequest) -> pb.ScrollResponse:  # noqa: N802
@@ -117,7 +119,9 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
             cursor=request.cursor if request.HasField("cursor") else None,
             **flags,
         )
-        return pb.ScrollResponse(rows=wire.write_records(records, **flags), cursor=cursor)
+        response = pb.ScrollResponse(cursor=cursor)
+        wire.write_records(records, response.rows, **flags)
+        return response
 
     @answered
     def Count(self, request: pb.CountRequest) -> pb.CountResponse:  # noqa: N802
@@ -129,17 +133,10 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
 
     @answered
     def Check(self, request: pb.CheckRequest) -> pb.CheckResponse:  # noqa: N802
-        findings = self._db.get_collection(request.collection).check()
-        return pb.CheckResponse(findings=[wire.write_finding(finding) for finding in findings])
-
-
-def _rows(rows: pb.Rows) -> dict[str, Any]:
-    """The arguments of a write; a column that was left out is left out."""
-    return {
-        "ids": wire.read_ids(rows.ids),
-        "vectors": wire.read_vectors(rows.vectors) if rows.HasField("vectors") else None,
-        "payloads": [wire.read_payload(packed) for packed in rows.payloads] if rows.payloads else None,
-    }
+        response = pb.CheckResponse()
+        for finding in self._db.get_collection(request.collection).check():
+            wire.write_finding(finding, response.findings.add())
+        return response
 
 
 def _flags(request: pb.GetRequest | pb.SearchRequest | pb.ScrollRequest) -> dict[str, bool]:

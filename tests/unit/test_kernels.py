@@ -58,9 +58,7 @@ def nibbles(code):
 
 @pytest.mark.parametrize("function", [floats.dot_f32, floats.l2sq_f32], ids=lambda f: f.__name__)
 @PROFILE
-@given(
-    dim=st.one_of(st.integers(1, 300), st.sampled_from([384, 768, 1000, 1536, 4097])), seed=seeds, at=offsets
-)
+@given(dim=st.one_of(st.integers(1, 300), st.sampled_from([384, 768, 1000, 1536, 4097])), seed=seeds, at=offsets)
 def test_distances_of_floats(function, dim, seed, at):
     rng = np.random.default_rng(seed)
     a, b = rng.standard_normal((2, dim)).astype(np.float32)

@@ -78,9 +78,7 @@ def scan(data, queries, metric, k, threshold=EVERYTHING, start=0, stop=None):
     panels = rows.query_panels(queries, metric)
     scratch = np.empty(32 * (8 + len(panels)), np.float32)
     thresholds = np.full(len(queries), threshold, np.float32)
-    scored = rows.scan_rows_batch(
-        *data.args, metric, data.live, start, stop, panels, thresholds, batch, scratch
-    )
+    scored = rows.scan_rows_batch(*data.args, metric, data.live, start, stop, panels, thresholds, batch, scratch)
     assert scored == data.live_slots[start:stop].sum()
     return single, batch
 

@@ -174,6 +174,6 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _unknown(name: str, known: tuple[str, ...], where: str) -> InvalidArgumentError:
-    guess = difflib.get_close_matches(name, known, 1)
+    guess = difflib.get_close_matches(name, known, 1, cutoff=0.7)
     where = f"{where}; did you mean {guess[0]}?" if guess else f"{where};"
     return InvalidArgumentError(f"filter: no operator {name} {where} there are {', '.join(known)}".replace(" ;", ";"))

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call"
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
+
 """How a kernel says LLVM IR: the `instruction` decorator, the target, and loops of vectors.
 
 An instruction becomes one LLVM function per module, always inlined, and has a Python twin (twins.py) that
@@ -66,9 +66,7 @@ def assembly_of(source: str) -> str:
     try:
         module = llvm.parse_assembly(source)
         module.verify()
-        machine = llvm.Target.from_triple(host.triple).create_target_machine(
-            cpu=host.name, features=host.flags, opt=2
-        )
+        machine = llvm.Target.from_triple(host.triple).create_target_machine(cpu=host.name, features=host.flags, opt=2)
         assembly: str = machine.emit_assembly(module)
     except RuntimeError:
         return ""

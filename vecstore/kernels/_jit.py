@@ -100,9 +100,7 @@ class _AnnouncingCache(KernelCache):
                 kept = writable_folder() is not None
                 log.warning(
                     "vecstore: compiling its kernels for this CPU, %s; about %d s if all are needed",
-                    "once"
-                    if kept
-                    else "in every process, as no cache folder is writable (set NUMBA_CACHE_DIR)",
+                    "once" if kept else "in every process, as no cache folder is writable (set NUMBA_CACHE_DIR)",
                     SECONDS_TO_COMPILE_ALL,
                 )
         return found

@@ -34,9 +34,7 @@ def _count_bits(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _over_words(builder: ir.IRBuilder, size: ir.Value, counts: Callable[[ir.Value], ir.Value]) -> ir.Value:
-    (total,) = loop(
-        builder, int_const(0), size, 64, [zeros(WORDS)], lambda i, s: [builder.add(s[0], counts(i))]
-    )
+    (total,) = loop(builder, int_const(0), size, 64, [zeros(WORDS)], lambda i, s: [builder.add(s[0], counts(i))])
     return builder.trunc(reduce_add(builder, total), i32)
 
 

@@ -97,17 +97,13 @@ def _joined(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
     return parts[0]
 
 
-def _vnni(
-    builder: ir.IRBuilder, form: Form, sums: ir.Value, unsigned: ir.Value, signed: ir.Value
-) -> ir.Value:
+def _vnni(builder: ir.IRBuilder, form: Form, sums: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
     _, bits, kind = form
     step = declare(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", sums.type, [sums.type, kind, kind])
     return builder.call(step, [sums, builder.bitcast(unsigned, kind), builder.bitcast(signed, kind)])
 
 
-def _madd(
-    builder: ir.IRBuilder, form: Form, sums: ir.Value, unsigned: ir.Value, signed: ir.Value
-) -> ir.Value:
+def _madd(builder: ir.IRBuilder, form: Form, sums: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
     # Even and odd bytes become words by shifts in place: the widening moves of x86 all wait for one port.
     _, bits, kind = form
     step = declare(builder, _MADD[bits], sums.type, [kind, kind])
@@ -118,9 +114,7 @@ def _madd(
     return builder.add(sums, builder.add(even, odd))
 
 
-def _madd_nibbles(
-    builder: ir.IRBuilder, form: Form, sums: ir.Value, unsigned: ir.Value, signed: ir.Value
-) -> ir.Value:
+def _madd_nibbles(builder: ir.IRBuilder, form: Form, sums: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
     # vpmaddubsw saturates at int16, which two products of a nibble and an int8 never reach.
     _, bits, words = form
     bytes_ = vector(i8, bits // 8)
@@ -162,17 +156,13 @@ def multiply_bytes(
     return sums
 
 
-def over_blocks(
-    builder: ir.IRBuilder, size: ir.Value, add_block: Callable[[ir.Value, ir.Value], ir.Value]
-) -> ir.Value:
+def over_blocks(builder: ir.IRBuilder, size: ir.Value, add_block: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
     """Sum up `add_block(offset, sums)` over the 64-byte blocks of `size` bytes: int32.
 
     One accumulator: the rows that follow hide the latency, and two were no faster at 384 bytes.
     """
 
-    (sums,) = loop(
-        builder, int_const(0), size, 64, [zeros(SUMS)], lambda offset, s: [add_block(offset, s[0])]
-    )
+    (sums,) = loop(builder, int_const(0), size, 64, [zeros(SUMS)], lambda offset, s: [add_block(offset, s[0])])
     return reduce_add(builder, sums)
 
 
@@ -208,9 +198,7 @@ def dot_u4s8(builder: ir.IRBuilder, codes: ir.Value, query: ir.Value, size: ir.V
         block = load(builder, BYTES, builder.add(codes, offset))
         signed = builder.add(query, builder.mul(offset, int_const(2)))
         sums = multiply_bytes(builder, sums, _low(builder, block), load(builder, BYTES, signed), nibbles=True)
-        return multiply_bytes(
-            builder, sums, _high(builder, block), load(builder, BYTES, signed, 64), nibbles=True
-        )
+        return multiply_bytes(builder, sums, _high(builder, block), load(builder, BYTES, signed, 64), nibbles=True)
 
     return over_blocks(builder, size, add_block)
 

@@ -54,18 +54,14 @@ def _sum_of_terms(builder: ir.IRBuilder, term: Term, a: ir.Value, b: ir.Value, d
     down_to_64 = builder.and_(dim, int_const(-64))
     down_to_16 = builder.and_(dim, int_const(-16))
     down_to_4 = builder.and_(dim, int_const(-4))
-    sums = loop(
-        builder, int_const(0), down_to_64, 64, [zeros(wide)] * 4, lambda i, s: add_terms(i, s, wide, 64)
-    )
+    sums = loop(builder, int_const(0), down_to_64, 64, [zeros(wide)] * 4, lambda i, s: add_terms(i, s, wide, 64))
     sums[:1] = loop(builder, down_to_64, down_to_16, 16, sums[:1], lambda i, s: add_terms(i, s, wide, 64))
     while len(sums) > 1:
         sums = [builder.fadd(x, y, flags=FAST) for x, y in zip(sums[::2], sums[1::2], strict=True)]
     total = reduce_fadd(builder, sums[0])
     whole = builder.block
     with builder.if_then(builder.icmp_signed("<", down_to_16, dim)):
-        (four,) = loop(
-            builder, down_to_16, down_to_4, 4, [zeros(narrow)], lambda i, s: add_terms(i, s, narrow, 16)
-        )
+        (four,) = loop(builder, down_to_16, down_to_4, 4, [zeros(narrow)], lambda i, s: add_terms(i, s, narrow, 16))
         rest = builder.fadd(total, reduce_fadd(builder, four), flags=FAST)
         (rest,) = loop(builder, down_to_4, dim, 1, [rest], lambda i, s: add_terms(i, s, f32, 4))
         tail = builder.block

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Exact scores from full-precision rows, read in place: scans of slot ranges, rescoring, gathering.
 

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Scans of quantized codes: the best R candidates of a slot range by estimated score, for one query or a
 batch.

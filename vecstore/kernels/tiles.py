@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
 """Many rows against many queries: the register-blocked core of batched exact scans.
 
 An outer product: a vector of queries (of a panel that holds 32 of them dim by dim) times one broadcast

@@ -140,6 +140,8 @@ class Environment:
 
     def still_there(self) -> bool:
         """Whether the path leads to the file that was opened."""
+        if self._closed is not None:
+            return False  # dropped; a new file may well have got its inode number
         try:
             return self.path.stat().st_ino == self.inode
         except FileNotFoundError:

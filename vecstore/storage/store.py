@@ -72,18 +72,6 @@ class View(Reader):
                 raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
             sound[number] = 1
 
-    def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Every block: its first slot, its rows `(R, dim)` and their norms `(R,)`, in place and verified.
-
-        The arrays lie in the map: they must not outlive the view.
-        """
-        for number, row in enumerate(self.table.rows.tolist()):
-            if row:
-                self.verify((number,))
-                rows, dim = self.layout.rows, self.layout.dim
-                values = np.frombuffer(blocks.at(row, (rows * dim + rows) * 4), np.float32)
-                yield number * rows, values[: rows * dim].reshape(rows, dim), values[rows * dim :]
-
 
 class Store:
     """An open data.mdb."""

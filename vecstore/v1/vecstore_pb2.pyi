@@ -18,13 +18,15 @@ METRIC_COSINE: Metric
 METRIC_DOT: Metric
 METRIC_L2: Metric
 
-class Id(_message.Message):
-    __slots__ = ("number", "text")
-    NUMBER_FIELD_NUMBER: _ClassVar[int]
-    TEXT_FIELD_NUMBER: _ClassVar[int]
-    number: int
-    text: str
-    def __init__(self, number: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+class Ids(_message.Message):
+    __slots__ = ("numbers", "texts", "text_places")
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PLACES_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.RepeatedScalarFieldContainer[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    text_places: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, numbers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., text_places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Vectors(_message.Message):
     __slots__ = ("data", "rows", "dim", "values")
@@ -43,10 +45,10 @@ class Rows(_message.Message):
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
-    ids: _containers.RepeatedCompositeFieldContainer[Id]
+    ids: Ids
     vectors: Vectors
     payloads: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, ids: _Optional[_Iterable[_Union[Id, _Mapping]]] = ..., vectors: _Optional[_Union[Vectors, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Vectors, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class WriteResult(_message.Message):
     __slots__ = ("lsn", "inserted", "updated", "deleted")
@@ -160,21 +162,15 @@ class UpdateResponse(_message.Message):
     result: WriteResult
     def __init__(self, result: _Optional[_Union[WriteResult, _Mapping]] = ...) -> None: ...
 
-class IdList(_message.Message):
-    __slots__ = ("ids",)
-    IDS_FIELD_NUMBER: _ClassVar[int]
-    ids: _containers.RepeatedCompositeFieldContainer[Id]
-    def __init__(self, ids: _Optional[_Iterable[_Union[Id, _Mapping]]] = ...) -> None: ...
-
 class DeleteRequest(_message.Message):
     __slots__ = ("collection", "ids", "filter")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     collection: str
-    ids: IdList
+    ids: Ids
     filter: bytes
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[IdList, _Mapping]] = ..., filter: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., filter: _Optional[bytes] = ...) -> None: ...
 
 class DeleteResponse(_message.Message):
     __slots__ = ("result",)
@@ -189,16 +185,18 @@ class GetRequest(_message.Message):
     WITH_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     WITH_VECTORS_FIELD_NUMBER: _ClassVar[int]
     collection: str
-    ids: _containers.RepeatedCompositeFieldContainer[Id]
+    ids: Ids
     with_payload: bool
     with_vectors: bool
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[_Union[Id, _Mapping]]] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ...) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("rows",)
+    __slots__ = ("rows", "missing_places")
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_PLACES_FIELD_NUMBER: _ClassVar[int]
     rows: Rows
-    def __init__(self, rows: _Optional[_Union[Rows, _Mapping]] = ...) -> None: ...
+    missing_places: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, rows: _Optional[_Union[Rows, _Mapping]] = ..., missing_places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors")
@@ -315,8 +313,8 @@ class Finding(_message.Message):
     IDS_FIELD_NUMBER: _ClassVar[int]
     part: str
     message: str
-    ids: _containers.RepeatedCompositeFieldContainer[Id]
-    def __init__(self, part: _Optional[str] = ..., message: _Optional[str] = ..., ids: _Optional[_Iterable[_Union[Id, _Mapping]]] = ...) -> None: ...
+    ids: Ids
+    def __init__(self, part: _Optional[str] = ..., message: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
     __slots__ = ("findings",)

@@ -1,0 +1,92 @@
+"""What tests of several folders share: databases, rows, the obvious way to search, and processes of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vecstore
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def db(tmp_path):
+    with vecstore.open(tmp_path / "db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def rows():
+    """`rows(n, dim, seed)`: random vectors `(n, dim) float32`."""
+
+    def make(n, dim=8, seed=0):
+        return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture
+def true_scores():
+    """`true_scores(metric, query, vectors)`: the scores in float64, `(n,)`."""
+
+    def score(metric, query, vectors):
+        query, vectors = np.asarray(query, np.float64), np.asarray(vectors, np.float64)
+        if metric == "l2":
+            return -np.linalg.norm(vectors - query, axis=1)
+        products = vectors @ query
+        if metric == "cosine":
+            products /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+        return products
+
+    return score
+
+
+class Process:
+    """A Python process that runs `code` with `args`; it prints one JSON value a line and reads lines."""
+
+    def __init__(self, code, *args):
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            bufsize=1,
+        )
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    def read(self):
+        line = self.popen.stdout.readline()
+        assert line, f"the process ended with {self.popen.wait()}"
+        return json.loads(line)
+
+    def ask(self, value=None):
+        self.popen.stdin.write(json.dumps(value) + "\n")
+        return self.read()
+
+    def end(self):
+        self.popen.kill()
+        self.popen.wait()
+        self.popen.stdin.close()
+        self.popen.stdout.close()
+
+
+@pytest.fixture
+def process():
+    """`process(code, *args)` starts a Process, which ends with the test at the latest."""
+    started = []
+
+    def start(code, *args):
+        started.append(Process(code, *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
