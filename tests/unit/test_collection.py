@@ -340,7 +340,7 @@ def test_exist_ok_returns_what_was_created_alike(db):
 @pytest.mark.parametrize("exist_ok", [False, True])
 def test_names_that_differ_in_case_only_are_refused(db, exist_ok):
     db.create_collection("Docs", 3)
-    with pytest.raises(AlreadyExistsError, match="differs .* only in case") as caught:
+    with pytest.raises(AlreadyExistsError, match=r"differs .* only in case") as caught:
         db.create_collection("docs", 3, exist_ok=exist_ok)
     assert caught.value.name == "Docs"
     assert db.list_collections() == ["Docs"]

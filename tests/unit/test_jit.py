@@ -56,7 +56,8 @@ def finished(process):
 def package(tmp_path):
     """A copy of the package whose sources a test may edit."""
     shutil.copytree(PACKAGE, tmp_path / "vecstore" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACKAGE.parent / "errors.py", tmp_path / "vecstore")
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(PACKAGE.parent / name, tmp_path / "vecstore")
     return tmp_path
 
 

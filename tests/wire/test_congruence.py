@@ -264,7 +264,7 @@ def test_any_steps_on_any_rows_have_the_same_outcomes(
 
 def test_both_backends_have_the_same_verbs_and_signatures() -> None:
     for embedded, remote, inside in (
-        (vecstore.Collection, vecstore.RemoteCollection, {"current"}),
+        (vecstore.Collection, vecstore.RemoteCollection, set()),
         (vecstore.Database, vecstore.RemoteDatabase, set()),
     ):
         names, others = ({name for name in dir(kind) if not name.startswith("_")} for kind in (embedded, remote))
