@@ -1,0 +1,130 @@
+# ruff: noqa: PLR0917 (kernels take positional arguments only)
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+"""Quantized codes of a range of rows, with the terms that the scans (scans.py) apply to their sums.
+
+A row x is divided by its norm under cosine, the centre is taken off, and the difference is rotated: r. With
+w = r / |r|, or w = r where the codes have no terms, the codes are
+
+    Int8, Int4   level_j = clip(round(w_j / step) + zero), zero = 128 or 8; y = step * (level - zero)
+    Binary       bit_j = r_j >= 0; y = (2 * bit - 1) / sqrt(D)
+
+and with F = |r|**2 / <r, y> the estimate F * <y, q> of <r, q> is exact for q parallel to r and unbiased over
+rotations for any q (Gao and Long, RaBitQ, 2024). Terms of a row, c' being the rotated centre:
+
+    cosine, dot  F, <r, c'>
+    l2           2 * F, -|r|**2
+    Binary       and the standard deviation of terms[0] * <y, q> for a q of length 1:
+                 terms[0] / F * |r| * sqrt(1 / a**2 - 1) / sqrt(D - 1), a = |r| / F
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba.core.types import float32, int64, none, uint8, void
+
+from vecstore.kernels._ir import f32, i64, instruction, int_const, load, loop, store, vector, zeros
+from vecstore.kernels._jit import const, inlined, kernel
+from vecstore.kernels.floats import dot_f32
+from vecstore.kernels.memory import address_of
+from vecstore.kernels.rotate import rotate_row
+from vecstore.kernels.rows import COSINE, L2
+from vecstore.kernels.scans import BINARY, INT4
+from vecstore.kernels.twins import view
+
+
+def _sign_bits_twin(values: int, bits: int, count: int) -> None:
+    """Bit j = `count` float32 at `values` are at least 0, low bit of each byte first; 64 at a time."""
+    signs = view(values, np.float32, count) >= 0
+    view(bits, np.uint8, count // 8)[:] = np.packbits(signs, bitorder="little")
+
+
+@instruction(none(int64, int64, int64), _sign_bits_twin)
+def sign_bits(builder: ir.IRBuilder, values: ir.Value, bits: ir.Value, count: ir.Value) -> None:
+    many = vector(f32, 64)
+
+    def word(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        part = load(builder, many, builder.add(values, builder.mul(index, int_const(4))))
+        flags = builder.fcmp_ordered(">=", part, zeros(many))
+        where = builder.add(bits, builder.lshr(index, int_const(3)))
+        store(builder, builder.bitcast(flags, i64), where)
+        return []
+
+    loop(builder, int_const(0), count, 64, [], word)
+
+
+@inlined
+def inverse(value):
+    """1 / value for a float32 above 0; 0 where that is no finite number."""
+    if value > np.float32(1e-38):
+        return np.float32(1) / value
+    return np.float32(0)
+
+
+@kernel(
+    void(
+        int64, int64, const(float32[:, ::1]), const(float32[::1]), const(float32[:, ::1]),
+        const(float32[:, ::1]), float32, uint8[:, ::1], float32[:, ::1], float32[:, ::1], uint8[::1],
+    )
+)  # fmt: skip
+def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, scratch, levels):
+    """Codes and terms of rows (n, dim), whose L2 norms are `norms` (n,).
+
+    kind is scans.INT8, INT4 or BINARY. centres (2, D): the centre, filled up with zeros, and the same rotated.
+    signs (rounds, D): the rotation. codes (n, code_bytes), terms (n, 0), (n, 2) or, for Binary, (n, 3).
+    scratch (2, D); levels, the values of one code: D rounded up to a multiple of 128, filled with `zero`.
+    """
+    count, dim = rows.shape
+    dims = signs.shape[1]
+    with_terms = terms.shape[1] != 0
+    zero, top = np.float32(128), np.float32(255)
+    if kind == INT4:
+        zero, top = np.float32(8), np.float32(15)
+    row, back = address_of(scratch), address_of(scratch) + 4 * dims
+    table, rotated_centre = address_of(signs), address_of(centres) + 4 * dims
+    root = np.float32(np.sqrt(np.float64(dims)))
+    spread = np.float32(1 / np.sqrt(np.float64(dims - 1)))
+    for i in range(count):
+        scale = np.float32(1)
+        if metric == COSINE:
+            scale = inverse(norms[i])
+        for j in range(dim):
+            scratch[0, j] = rows[i, j] * scale - centres[0, j]
+        for j in range(dim, dims):
+            scratch[0, j] = np.float32(0)
+        rotate_row(row, table, signs.shape[0], dims)
+        square = dot_f32(row, row, dims)
+        length = np.sqrt(square)
+        if kind == BINARY:
+            code = address_of(codes) + i * codes.shape[1]
+            sign_bits(row, code, dims)
+            for j in range(dims >> 3, codes.shape[1]):
+                codes[i, j] = 0
+            for j in range(dims):
+                scratch[1, j] = np.float32(1) if scratch[0, j] >= np.float32(0) else np.float32(-1)
+            along = dot_f32(row, back, dims) / root
+        else:
+            per_step = inverse(step * length) if with_terms else inverse(step)
+            for j in range(dims):
+                value = scratch[0, j] * per_step + (zero + np.float32(0.5))
+                value = value if value > np.float32(0) else np.float32(0)
+                value = value if value < top else top
+                level = np.int32(value)
+                levels[j] = level
+                scratch[1, j] = np.float32(level) - zero
+            if kind == INT4:
+                for start in range(0, codes.shape[1], 64):
+                    for j in range(64):
+                        codes[i, start + j] = levels[2 * start + j] | (levels[2 * start + 64 + j] << 4)
+            else:
+                for j in range(dims):
+                    codes[i, j] = levels[j]
+            along = dot_f32(row, back, dims) * step
+        if with_terms:
+            factor = square / along if along > np.float32(0) else np.float32(0)
+            both = np.float32(2) if metric == L2 else np.float32(1)
+            terms[i, 0] = both * factor
+            terms[i, 1] = -square if metric == L2 else dot_f32(row, rotated_centre, dims)
+            if kind == BINARY:
+                rest = factor * factor - square
+                terms[i, 2] = both * spread * np.sqrt(rest if rest > np.float32(0) else np.float32(0))
