@@ -1,6 +1,6 @@
 # ruff: noqa: PLR0917 (kernels take positional arguments only)
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
-"""Quantized codes of a range of rows, with the terms that the scans (scans.py) apply to their sums.
+"""Quantized codes of rows and of queries, and the terms and factors that the scans (scans.py) apply.
 
 A row x is divided by its norm under cosine, the centre is taken off, and the difference is rotated: r. With
 w = r / |r|, or w = r where the codes have no terms, the codes are
@@ -15,19 +15,23 @@ rotations for any q (Gao and Long, RaBitQ, 2024). Terms of a row, c' being the r
     l2           2 * F, -|r|**2
     Binary       and the standard deviation of terms[0] * <y, q> for a q of length 1:
                  terms[0] / F * |r| * sqrt(1 / a**2 - 1) / sqrt(D - 1), a = |r| / F
+
+A query q (q / |q| under cosine), less the centre where the codes have terms, is rotated and rounded: to
+unit * level, level -127..127, for Int8 and Int4, and to least + unit * u, u 0..15, in bit planes for Binary. With
+S the sum of least + unit * u over the set bits of a code, <y, q> = (2 * S - sum of all) / sqrt(D).
 """
 
 from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba.core.types import float32, int64, none, uint8, void
+from numba.core.types import boolean, float32, float64, int64, none, uint8, void
 
 from vecstore.kernels._ir import f32, i64, instruction, int_const, load, loop, store, vector, zeros
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.floats import dot_f32
 from vecstore.kernels.memory import address_of
-from vecstore.kernels.rotate import rotate_row
+from vecstore.kernels.rotate import dot_f64, rotate_row
 from vecstore.kernels.rows import COSINE, L2
 from vecstore.kernels.scans import BINARY, INT4
 from vecstore.kernels.twins import view
@@ -128,3 +132,75 @@ def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, s
             if kind == BINARY:
                 rest = factor * factor - square
                 terms[i, 2] = both * spread * np.sqrt(rest if rest > np.float32(0) else np.float32(0))
+
+
+@kernel(
+    void(
+        int64, int64, boolean, const(float32[:, ::1]), const(float32[:, ::1]), const(float32[:, ::1]),
+        float32, uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
+    )
+)  # fmt: skip
+def encode_queries(kind, metric, with_terms, queries, centres, signs, step, codes, factors, tails, scratch, levels):
+    """Queries (n, dim) as the scans take them: codes, in bytes, and factors (n, 2) or, for Binary, (n, 3).
+
+    codes (n, bytes): int8 levels, or for Binary four planes, and zeros where nothing is written. tails (n, 3):
+    the offset that raw estimates lack; the length of what was coded, q - c; the step it was rounded in. The
+    other arguments are those of `encode_rows`; without terms the centre is not taken off.
+    """
+    count, dim = queries.shape
+    dims = signs.shape[1]
+    row, table = address_of(scratch), address_of(signs)
+    centre = address_of(centres)
+    for i in range(count):
+        query = address_of(queries) + 4 * i * dim
+        scale = np.float64(1)
+        if metric == COSINE:
+            norm = np.sqrt(dot_f64(query, query, dim))
+            scale = 1 / norm if norm > 0 else 0.0
+        for j in range(dim):
+            scratch[0, j] = queries[i, j] * scale
+        for j in range(dim, dims):
+            scratch[0, j] = np.float32(0)
+        tails[i, 0] = dot_f64(row, centre, dims)
+        if with_terms:
+            for j in range(dim):
+                scratch[0, j] -= centres[0, j]
+        square = dot_f64(row, row, dims)
+        tails[i, 1] = np.sqrt(square)
+        if metric == L2:
+            tails[i, 0] = -square
+        rotate_row(row, table, signs.shape[0], dims)
+        least, most = scratch[0, 0], scratch[0, 0]
+        for j in range(dims):
+            least, most = min(least, scratch[0, j]), max(most, scratch[0, j])
+        total = 0
+        if kind == BINARY:
+            unit = (np.float64(most) - least) / 15
+            per_unit = np.float32(1 / unit if unit > 0 else 0.0)
+            for j in range(dims):
+                level = np.int32((scratch[0, j] - least) * per_unit + np.float32(0.5))
+                levels[j] = level
+                total += level
+            for plane in range(4):
+                for j in range(dims):
+                    scratch[1, j] = np.float32((levels[j] >> plane) & 1) - np.float32(0.5)
+                where = address_of(codes) + i * codes.shape[1] + plane * (codes.shape[1] >> 2)
+                sign_bits(row + 4 * dims, where, dims)
+            root = np.sqrt(np.float64(dims))
+            factors[i, 0] = 2 * unit / root
+            factors[i, 1] = -(unit * total + least * np.float64(dims)) / root
+            factors[i, 2] = 2 * np.float64(least) / root
+        else:
+            unit = np.float64(max(-least, most)) / 127
+            per_unit = np.float32(1 / unit if unit > 0 else 0.0)
+            for j in range(dims):
+                level = np.int32(scratch[0, j] * per_unit + np.float32(128.5)) - 128
+                codes[i, j] = level
+                total += level
+            zero = 8 if kind == INT4 else 128
+            factors[i, 0] = unit * step
+            factors[i, 1] = -zero * unit * step * total
+            if not with_terms:
+                factors[i, 1] += tails[i, 0]
+                tails[i, 0] = 0
+        tails[i, 2] = unit

@@ -4,9 +4,11 @@
 
 One round multiplies a row by its line of the `table`, transforms the first 2**k dims (even rounds) or the
 last 2**k (odd rounds) with 2**k the largest power of two up to the row's size, and, where that is not the
-whole row and a round follows, replaces its halves x, y by x + y, x - y. The table (rounds, size) holds the
-signs times whatever keeps the round orthonormal, so nothing grows on the way. Sums are added in a fixed
-order and never fused, so every CPU computes the same bits. Sizes are multiples of 64.
+whole row, replaces its halves x, y by x + y, x - y between one pair of rounds and the next. (After every
+round they would be too many: a dim that the first round leaves alone would lose half of itself to a dim that
+the second leaves alone, and so on to the end.) The table (rounds, size) holds the signs times whatever keeps
+the round orthonormal, so nothing grows on the way. Sums are added in a fixed order and never fused, so every
+CPU computes the same bits. Sizes are multiples of 64.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ def rotate_row(address, table, rounds, size):
     for r in range(rounds):
         multiply(address, table + 4 * r * size, size)
         fht(address + 4 * (size - power) * (r & 1), power)
-        if power != size and r != rounds - 1:
+        if power != size and r & 1 and r != rounds - 1:
             butterflies2(address, size >> 1)
 
 
@@ -191,7 +193,7 @@ def rotate_row_back(address, table, rounds, size):
         power *= 2
     for back in range(rounds):
         r = rounds - 1 - back
-        if power != size and r != rounds - 1:
+        if power != size and r & 1 and r != rounds - 1:
             butterflies2(address, size >> 1)
         fht(address + 4 * (size - power) * (r & 1), power)
         multiply(address, table + 4 * r * size, size)

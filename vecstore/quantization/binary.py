@@ -31,34 +31,25 @@ class Binary(Quantizer):
 
     kind = "binary"
     _kernel_kind = BINARY
+    _factors_count = 3
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.code_bytes = padded(self.dims, 512) // 8
+        self._query_bytes = PLANES * self.code_bytes
 
     @classmethod
     def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None) -> Self:
         del some, terms
-        return cls(metric, seed, centre)
+        return cls(metric, seed, centre, 1.0, 3)
 
-    def _terms(self) -> int:
-        return 3
+    @classmethod
+    def _terms_allowed(cls, metric: str) -> tuple[int, ...]:
+        del metric
+        return (3,)
 
-    def _query_codes(
-        self, rotated: Floats, offsets: NDArray[np.float64], lengths: NDArray[np.float64]
-    ) -> QueryCodes:
-        count = len(rotated)
-        least = rotated.min(axis=1).astype(np.float64)
-        steps = (rotated.max(axis=1) - least) / (2**PLANES - 1)
-        per_step = np.divide(1, steps, out=np.zeros_like(steps), where=steps > 0)
-        units = np.rint((rotated - least[:, None]) * per_step[:, None]).astype(np.uint8)
-        planes = np.zeros((count, PLANES, self.code_bytes), np.uint8)
-        for j in range(PLANES):
-            planes[:, j, : self.dims // 8] = np.packbits((units >> j) & 1, axis=1, bitorder="little")
-        root = np.sqrt(self.dims)
-        total = steps * units.sum(axis=1, dtype=np.int64) + least * self.dims
-        factors = np.stack((2 * steps / root, -total / root, 2 * least / root), axis=1).astype(np.float32)
-        return QueryCodes(planes.view(np.uint64), factors, offsets, lengths, steps)
+    def _query_codes(self, codes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        return codes.view(np.uint64).reshape(len(codes), PLANES, self.code_bytes // 8)
 
     def _sums(self, query: QueryCodes, codes: NDArray[np.uint8]) -> Floats:
         planes = query.queries.view(np.uint8).reshape(len(query.factors), PLANES, -1)

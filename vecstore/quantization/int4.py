@@ -27,16 +27,13 @@ class Int4(Uniform):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.code_bytes = padded(self.dims, 128) // 2
+        self._query_bytes = padded(self.dims, 128)
+        self.code_bytes = self._query_bytes // 2
 
     @classmethod
     def _step(cls, coordinates: Floats, sigma: float) -> float:
         del coordinates
         return _CLIP * sigma / 7.5
-
-    @property
-    def _code_dims(self) -> int:
-        return 2 * self.code_bytes
 
     def levels(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
         blocks = codes.reshape(len(codes), -1, 1, 64)

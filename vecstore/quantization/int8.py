@@ -25,7 +25,7 @@ class Int8(Uniform):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.code_bytes = self.dims
+        self.code_bytes = self._query_bytes = self.dims
 
     @classmethod
     def _step(cls, coordinates: Floats, sigma: float) -> float:
@@ -34,10 +34,6 @@ class Int8(Uniform):
             quantile = float(np.quantile(np.abs(coordinates), _QUANTILE))
             reach = quantile if coordinates.size >= _ENOUGH and quantile > 0 else max(quantile, reach)
         return max(reach, sigma) / 127
-
-    @property
-    def _code_dims(self) -> int:
-        return self.dims
 
     def levels(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
         return codes.astype(np.int32)

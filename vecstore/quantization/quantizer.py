@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError
 from vecstore.kernels import rows as _rows
-from vecstore.kernels.encode import encode_rows
+from vecstore.kernels.encode import encode_queries, encode_rows
 from vecstore.quantization.rotation import Floats, Rotation
 
 VERSION = 1
@@ -64,6 +64,8 @@ class Quantizer(ABC):
 
     kind: ClassVar[str]
     _kernel_kind: ClassVar[int]
+    _factors_count: ClassVar[int] = 2
+    _query_bytes: int
     _kinds: ClassVar[dict[str, type[Quantizer]]] = {}
     code_bytes: int
 
@@ -71,15 +73,13 @@ class Quantizer(ABC):
         if "kind" in cls.__dict__:
             Quantizer._kinds[cls.kind] = cls
 
-    def __init__(
-        self, metric: str, seed: int, centre: Floats, step: float = 1.0, terms_count: int | None = None
-    ) -> None:
+    def __init__(self, metric: str, seed: int, centre: Floats, step: float, terms_count: int) -> None:
         self.metric, self.seed, self.dim = metric, seed, len(centre)
         self.centre = centre
         """What is taken off each row, (dim,) float32."""
         self.step = np.float32(step)
         """The step of the levels of Int8 and Int4, in units of |r| if there are terms."""
-        self.terms_count = self._terms() if terms_count is None else terms_count
+        self.terms_count = terms_count
         self.dims = padded(self.dim, 64)
         self.rotation = Rotation(self.dim, self.dims, seed)
         self._centres = np.zeros((2, self.dims), np.float32)
@@ -115,9 +115,10 @@ class Quantizer(ABC):
     def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None) -> Self:
         """The quantizer, given the centre; `some` rows of the sample tell the spread."""
 
+    @classmethod
     @abstractmethod
-    def _terms(self) -> int:
-        """How many terms there are where it was not decided otherwise."""
+    def _terms_allowed(cls, metric: str) -> tuple[int, ...]:
+        """The terms counts there are under a metric."""
 
     # Rows.
 
@@ -149,27 +150,22 @@ class Quantizer(ABC):
 
     def encode_queries(self, queries: Floats) -> QueryCodes:
         """Queries (n, dim) float32 for the scans; a query of zeros scores 0 under cosine."""
-        wide = np.asarray(queries, np.float64)
-        centre = self.centre
-        if self.metric == "cosine":
-            wide = normal_form(wide, "cosine")
-        if self.metric == "l2":
-            wide = wide - centre
-            lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-            offsets = -(lengths**2)
-        else:
-            offsets = wide @ centre
-            if self.terms_count:
-                wide = wide - centre
-            lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-        rotated = self.rotation.apply(wide.astype(np.float32))
-        return self._query_codes(rotated, offsets, lengths)
+        count = len(queries)
+        codes = np.zeros((count, self._query_bytes), np.uint8)
+        factors = np.empty((count, self._factors_count), np.float32)
+        tails = np.empty((count, 3))
+        scratch = np.empty((2, self.dims), np.float32)
+        levels = np.empty(self.dims, np.uint8)
+        encode_queries(
+            self._kernel_kind, METRICS[self.metric], self.terms_count != 0,
+            np.ascontiguousarray(queries, np.float32), self._centres, self.rotation.table, self.step,
+            codes, factors, tails, scratch, levels,
+        )  # fmt: skip
+        return QueryCodes(self._query_codes(codes), factors, tails[:, 0], tails[:, 1], tails[:, 2])
 
     @abstractmethod
-    def _query_codes(
-        self, rotated: Floats, offsets: NDArray[np.float64], lengths: NDArray[np.float64]
-    ) -> QueryCodes:
-        """Rotated queries (n, D) as the scans take them."""
+    def _query_codes(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
+        """The bytes of query codes (n, _query_bytes) in the type and shape that the scans take."""
 
     # Estimates.
 
@@ -221,11 +217,11 @@ class Quantizer(ABC):
             )
         try:
             centre = np.frombuffer(fields["centre"], "<f4").astype(np.float32)
-            if fields["metric"] not in METRICS:
-                raise KeyError(fields["metric"])
-            return Quantizer._kinds[fields["kind"]](
-                fields["metric"], fields["seed"], centre, fields["step"], fields["terms"]
-            )
+            metric, seed, step, terms = (fields[name] for name in ("metric", "seed", "step", "terms"))
+            cls = Quantizer._kinds[fields["kind"]]
+            if metric not in METRICS or terms not in cls._terms_allowed(metric) or not 0 < step < np.inf:
+                raise ValueError(fields)
+            return cls(metric, int(seed), centre, step, terms)
         except (ValueError, TypeError, KeyError, InvalidArgumentError) as error:
             raise CorruptionError("the parameters of a quantizer are not complete") from error
 

@@ -58,7 +58,7 @@ class Rotation:
         for r, line in enumerate(table):
             start = rest if r & 1 else 0
             line[start : start + power] /= math.sqrt(power)
-            if rest and r:
+            if rest and r and not r & 1:
                 line /= math.sqrt(2)
         return table.astype(np.float32)
 

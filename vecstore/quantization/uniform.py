@@ -54,35 +54,16 @@ class Uniform(Quantizer):
         coordinates = rotation.apply(residuals.astype(np.float32))
         return cls(metric, seed, centre, cls._step(coordinates, sigma), 2 if terms else 0)
 
-    def _terms(self) -> int:
-        return 0 if self.metric == "cosine" else 2
-
-    @property
-    @abstractmethod
-    def _code_dims(self) -> int:
-        """Levels in a code, those that only fill it up included."""
+    @classmethod
+    def _terms_allowed(cls, metric: str) -> tuple[int, ...]:
+        return (0, 2) if metric == "cosine" else (2,)
 
     @abstractmethod
     def levels(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """The levels of codes (n, code_bytes): (n, code dims) int32."""
 
-    def _query_codes(
-        self, rotated: Floats, offsets: NDArray[np.float64], lengths: NDArray[np.float64]
-    ) -> QueryCodes:
-        count = len(rotated)
-        steps = np.abs(rotated).max(axis=1).astype(np.float64) / 127
-        per_step = np.divide(1, steps, out=np.zeros_like(steps), where=steps > 0)
-        queries = np.zeros((count, self._code_dims), np.int8)
-        queries[:, : self.dims] = np.rint(rotated * per_step[:, None])
-        factors = np.empty((count, 2), np.float32)
-        scales = steps * np.float64(self.step)
-        sums = queries.sum(axis=1, dtype=np.int64)
-        factors[:, 0] = scales
-        factors[:, 1] = -self.zero * scales * sums
-        if not self.terms_count:
-            factors[:, 1] += offsets
-            offsets = np.zeros_like(offsets)
-        return QueryCodes(queries, factors, offsets, lengths, steps)
+    def _query_codes(self, codes: NDArray[np.uint8]) -> NDArray[np.int8]:
+        return codes.view(np.int8)
 
     def _sums(self, query: QueryCodes, codes: NDArray[np.uint8]) -> Floats:
         totals = query.queries.astype(np.int32) @ self.levels(codes).T
