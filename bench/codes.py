@@ -59,7 +59,7 @@ def measure(kind, rows, norms, queries, truth):
     per_query = (time.perf_counter() - start) / len(queries[:200])
     met = recall >= bar and speed >= ENCODE_BAR
     print(
-        f"  {kind:7} recall@10 {recall:.4f} rescoring {depth:3} (bar {bar})   encode {speed / 1e3:5.0f}k rows/s"
+        f"  {kind:7} recall@10 {recall:.4f} rescoring {depth:3} (bar {bar}) encode {speed / 1e3:5.0f}k rows/s"
         f" (bar {ENCODE_BAR // 1000}k)   scan {scanning / len(queries) * 1e3:.2f} ms/query"
         f"   query {per_query * 1e6:.0f} us   fit {fitting:.2f} s   {'ok' if met else 'MISSED'}"
     )
@@ -76,7 +76,8 @@ def main() -> None:
     truth = np.load(arguments.data / "truth100.npy")[: arguments.queries]
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     print(f"{len(rows)} rows of {rows.shape[1]} dims, {len(queries)} queries")
-    if not all([measure(kind, rows, norms, queries, truth) for kind in KINDS]):
+    met = [measure(kind, rows, norms, queries, truth) for kind in KINDS]
+    if not all(met):
         sys.exit(1)
 
 

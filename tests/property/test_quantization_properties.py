@@ -20,7 +20,9 @@ def samples(draw):
     count, dim = draw(st.sampled_from([1, 2, 3, 20])), draw(st.sampled_from([1, 2, 5, 64, 70, 200]))
     rows = rng.standard_normal((count, dim))
     queries = rng.standard_normal((4, dim))
-    for way in draw(st.lists(st.sampled_from(["same", "flat", "zero", "offset", "sparse", "query"]), max_size=3)):
+    for way in draw(
+        st.lists(st.sampled_from(["same", "flat", "zero", "offset", "sparse", "query"]), max_size=3)
+    ):
         if way == "same":
             rows[:] = rows[0]
         elif way == "flat":
@@ -35,8 +37,8 @@ def samples(draw):
             queries[0] = 0
             queries[1] = rows[0]
     scale = draw(st.sampled_from([1.0, 1e-18, 1e18]))
-    for each in (rows, queries):
-        each *= scale / np.maximum(np.linalg.norm(each, axis=1).max(), 1e-30)
+    rows *= scale / np.maximum(np.linalg.norm(rows, axis=1).max(), 1e-30)
+    queries *= scale / np.maximum(np.linalg.norm(queries, axis=1).max(), 1e-30)
     if draw(st.booleans()):
         rows *= 10.0 ** -rng.uniform(0, 18, (count, 1)) if scale == 1e18 else 1
     return rows.astype(np.float32), queries.astype(np.float32)

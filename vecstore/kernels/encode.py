@@ -17,8 +17,8 @@ rotations for any q (Gao and Long, RaBitQ, 2024). Terms of a row, c' being the r
                  terms[0] / F * |r| * sqrt(1 / a**2 - 1) / sqrt(D - 1), a = |r| / F
 
 A query q (q / |q| under cosine), less the centre where the codes have terms, is rotated and rounded: to
-unit * level, level -127..127, for Int8 and Int4, and to least + unit * u, u 0..15, in bit planes for Binary. With
-S the sum of least + unit * u over the set bits of a code, <y, q> = (2 * S - sum of all) / sqrt(D).
+unit * level, level -127..127, for Int8 and Int4, and to least + unit * u, u 0..15, in bit planes for Binary.
+With S the sum of least + unit * u over the set bits of a code, <y, q> = (2 * S - sum of all) / sqrt(D).
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from vecstore.kernels.rotate import dot_f64, rotate_row
 from vecstore.kernels.rows import COSINE, L2
 from vecstore.kernels.scans import BINARY, INT4
 from vecstore.kernels.twins import view
+
+LEAST = 1e-37
+"""Lengths and steps below this count as 0: their inverses would leave float32."""
 
 
 def _sign_bits_twin(values: int, bits: int, count: int) -> None:
@@ -59,10 +62,47 @@ def sign_bits(builder: ir.IRBuilder, values: ir.Value, bits: ir.Value, count: ir
 
 @inlined
 def inverse(value):
-    """1 / value for a float32 above 0; 0 where that is no finite number."""
-    if value > np.float32(1e-38):
+    """1 / value for a float32 above LEAST, else 0."""
+    if value > np.float32(LEAST):
         return np.float32(1) / value
     return np.float32(0)
+
+
+@inlined
+def bit_code(i, dims, scratch, codes):
+    """The code of the rotated row scratch[0] into codes[i]; returns <r, y>. float32."""
+    row = address_of(scratch)
+    sign_bits(row, address_of(codes) + i * codes.shape[1], dims)
+    for j in range(dims >> 3, codes.shape[1]):
+        codes[i, j] = 0
+    for j in range(dims):
+        scratch[1, j] = np.float32(1) if scratch[0, j] >= np.float32(0) else np.float32(-1)
+    return dot_f32(row, row + 4 * dims, dims) / np.float32(np.sqrt(np.float64(dims)))
+
+
+@inlined
+def level_code(i, dims, half, per_step, scratch, levels, codes):
+    """The code of the rotated row scratch[0] into codes[i]; returns <r, y> / step. float32.
+
+    `half` says that levels have 4 bits.
+    """
+    zero, top = np.float32(8 if half else 128), np.float32(15 if half else 255)
+    for j in range(dims):
+        value = scratch[0, j] * per_step + (zero + np.float32(0.5))
+        value = value if value > np.float32(0) else np.float32(0)
+        value = value if value < top else top
+        level = np.int32(value)
+        levels[j] = level
+        scratch[1, j] = np.float32(level) - zero
+    if half:
+        for start in range(0, codes.shape[1], 64):
+            for j in range(64):
+                codes[i, start + j] = levels[2 * start + j] | (levels[2 * start + 64 + j] << 4)
+    else:
+        for j in range(dims):
+            codes[i, j] = levels[j]
+    row = address_of(scratch)
+    return dot_f32(row, row + 4 * dims, dims)
 
 
 @kernel(
@@ -74,64 +114,86 @@ def inverse(value):
 def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, scratch, levels):
     """Codes and terms of rows (n, dim), whose L2 norms are `norms` (n,).
 
-    kind is scans.INT8, INT4 or BINARY. centres (2, D): the centre, filled up with zeros, and the same rotated.
+    kind is scans.INT8, INT4 or BINARY. centres (2, D): the centre, filled up with zeros, and it rotated.
     signs (rounds, D): the rotation. codes (n, code_bytes), terms (n, 0), (n, 2) or, for Binary, (n, 3).
-    scratch (2, D); levels, the values of one code: D rounded up to a multiple of 128, filled with `zero`.
+    scratch (2, D); levels: room for those of one code, filled with that of 0.
     """
     count, dim = rows.shape
     dims = signs.shape[1]
     with_terms = terms.shape[1] != 0
-    zero, top = np.float32(128), np.float32(255)
-    if kind == INT4:
-        zero, top = np.float32(8), np.float32(15)
-    row, back = address_of(scratch), address_of(scratch) + 4 * dims
-    table, rotated_centre = address_of(signs), address_of(centres) + 4 * dims
-    root = np.float32(np.sqrt(np.float64(dims)))
+    row, rotated_centre = address_of(scratch), address_of(centres) + 4 * dims
     spread = np.float32(1 / np.sqrt(np.float64(dims - 1)))
     for i in range(count):
-        scale = np.float32(1)
-        if metric == COSINE:
-            scale = inverse(norms[i])
+        scale = inverse(norms[i]) if metric == COSINE else np.float32(1)
         for j in range(dim):
             scratch[0, j] = rows[i, j] * scale - centres[0, j]
         for j in range(dim, dims):
             scratch[0, j] = np.float32(0)
-        rotate_row(row, table, signs.shape[0], dims)
+        rotate_row(row, address_of(signs), signs.shape[0], dims)
         square = dot_f32(row, row, dims)
-        length = np.sqrt(square)
         if kind == BINARY:
-            code = address_of(codes) + i * codes.shape[1]
-            sign_bits(row, code, dims)
-            for j in range(dims >> 3, codes.shape[1]):
-                codes[i, j] = 0
-            for j in range(dims):
-                scratch[1, j] = np.float32(1) if scratch[0, j] >= np.float32(0) else np.float32(-1)
-            along = dot_f32(row, back, dims) / root
+            along = bit_code(i, dims, scratch, codes)
         else:
-            per_step = inverse(step * length) if with_terms else inverse(step)
-            for j in range(dims):
-                value = scratch[0, j] * per_step + (zero + np.float32(0.5))
-                value = value if value > np.float32(0) else np.float32(0)
-                value = value if value < top else top
-                level = np.int32(value)
-                levels[j] = level
-                scratch[1, j] = np.float32(level) - zero
-            if kind == INT4:
-                for start in range(0, codes.shape[1], 64):
-                    for j in range(64):
-                        codes[i, start + j] = levels[2 * start + j] | (levels[2 * start + 64 + j] << 4)
-            else:
-                for j in range(dims):
-                    codes[i, j] = levels[j]
-            along = dot_f32(row, back, dims) * step
+            per_step = inverse(step * np.sqrt(square) if with_terms else step)
+            along = level_code(i, dims, kind == INT4, per_step, scratch, levels, codes) * step
         if with_terms:
-            factor = square / along if along > np.float32(0) else np.float32(0)
             both = np.float32(2) if metric == L2 else np.float32(1)
+            factor = square / along if along > np.float32(0) else np.float32(0)
             terms[i, 0] = both * factor
             terms[i, 1] = -square if metric == L2 else dot_f32(row, rotated_centre, dims)
             if kind == BINARY:
-                rest = factor * factor - square
-                terms[i, 2] = both * spread * np.sqrt(rest if rest > np.float32(0) else np.float32(0))
+                rest = max(factor * factor - square, np.float32(0))
+                terms[i, 2] = both * spread * np.sqrt(rest)
+
+
+@inlined
+def per_unit_of(unit):
+    """1 / unit, or 0 if a rounded query of so small a step counts as 0. float32."""
+    return np.float32(1 / unit if unit > LEAST else 0)
+
+
+@inlined
+def query_planes(i, dims, scratch, levels, codes, factors):
+    """The planes of the rotated query scratch[0] into codes[i], its factors. Returns the unit, float64."""
+    least, most = scratch[0, 0], scratch[0, 0]
+    for j in range(dims):
+        least, most = min(least, scratch[0, j]), max(most, scratch[0, j])
+    unit = (np.float64(most) - least) / 15
+    per_unit = per_unit_of(unit)
+    total = np.int64(0)
+    for j in range(dims):
+        level = np.int32((scratch[0, j] - least) * per_unit + np.float32(0.5))
+        levels[j] = level
+        total += level
+    plane_bytes = codes.shape[1] >> 2
+    for plane in range(4):
+        for j in range(dims):
+            scratch[1, j] = np.float32((levels[j] >> plane) & 1) - np.float32(0.5)
+        where = address_of(codes) + i * codes.shape[1] + plane * plane_bytes
+        sign_bits(address_of(scratch) + 4 * dims, where, dims)
+    root = np.sqrt(np.float64(dims))
+    factors[i, 0] = 2 * unit / root
+    factors[i, 1] = -(unit * total + least * np.float64(dims)) / root
+    factors[i, 2] = 2 * np.float64(least) / root
+    return unit
+
+
+@inlined
+def query_levels(i, dims, zero, step, scratch, codes, factors):
+    """The levels of the rotated query scratch[0] into codes[i], its factors. Returns the unit, float64."""
+    most = np.float32(0)
+    for j in range(dims):
+        most = max(most, abs(scratch[0, j]))
+    unit = np.float64(most) / 127
+    per_unit = per_unit_of(unit)
+    total = np.int64(0)
+    for j in range(dims):
+        shifted = np.int32(scratch[0, j] * per_unit + np.float32(128.5))
+        codes[i, j] = shifted - 128
+        total += shifted - 128
+    factors[i, 0] = unit * step
+    factors[i, 1] = -zero * unit * step * total
+    return unit
 
 
 @kernel(
@@ -140,67 +202,42 @@ def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, s
         float32, uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
     )
 )  # fmt: skip
-def encode_queries(kind, metric, with_terms, queries, centres, signs, step, codes, factors, tails, scratch, levels):
+def encode_queries(
+    kind, metric, with_terms, queries, centres, signs, step, codes, factors, tails, scratch, levels
+):
     """Queries (n, dim) as the scans take them: codes, in bytes, and factors (n, 2) or, for Binary, (n, 3).
 
-    codes (n, bytes): int8 levels, or for Binary four planes, and zeros where nothing is written. tails (n, 3):
-    the offset that raw estimates lack; the length of what was coded, q - c; the step it was rounded in. The
+    codes (n, bytes): int8 levels, or for Binary four planes; zeros where nothing is written. tails (n, 3):
+    the offset that raw estimates lack; the length of what was coded, q - c; the unit it was rounded in. The
     other arguments are those of `encode_rows`; without terms the centre is not taken off.
     """
     count, dim = queries.shape
     dims = signs.shape[1]
-    row, table = address_of(scratch), address_of(signs)
-    centre = address_of(centres)
+    row = address_of(scratch)
     for i in range(count):
         query = address_of(queries) + 4 * i * dim
         scale = np.float64(1)
         if metric == COSINE:
             norm = np.sqrt(dot_f64(query, query, dim))
-            scale = 1 / norm if norm > 0 else 0.0
+            scale = np.float64(1 / norm if norm > 0 else 0)
         for j in range(dim):
             scratch[0, j] = queries[i, j] * scale
         for j in range(dim, dims):
             scratch[0, j] = np.float32(0)
-        tails[i, 0] = dot_f64(row, centre, dims)
+        tails[i, 0] = dot_f64(row, address_of(centres), dims)
         if with_terms:
             for j in range(dim):
                 scratch[0, j] -= centres[0, j]
         square = dot_f64(row, row, dims)
-        tails[i, 1] = np.sqrt(square)
         if metric == L2:
             tails[i, 0] = -square
-        rotate_row(row, table, signs.shape[0], dims)
-        least, most = scratch[0, 0], scratch[0, 0]
-        for j in range(dims):
-            least, most = min(least, scratch[0, j]), max(most, scratch[0, j])
-        total = 0
+        tails[i, 1] = np.sqrt(square)
+        rotate_row(row, address_of(signs), signs.shape[0], dims)
         if kind == BINARY:
-            unit = (np.float64(most) - least) / 15
-            per_unit = np.float32(1 / unit if unit > 0 else 0.0)
-            for j in range(dims):
-                level = np.int32((scratch[0, j] - least) * per_unit + np.float32(0.5))
-                levels[j] = level
-                total += level
-            for plane in range(4):
-                for j in range(dims):
-                    scratch[1, j] = np.float32((levels[j] >> plane) & 1) - np.float32(0.5)
-                where = address_of(codes) + i * codes.shape[1] + plane * (codes.shape[1] >> 2)
-                sign_bits(row + 4 * dims, where, dims)
-            root = np.sqrt(np.float64(dims))
-            factors[i, 0] = 2 * unit / root
-            factors[i, 1] = -(unit * total + least * np.float64(dims)) / root
-            factors[i, 2] = 2 * np.float64(least) / root
+            tails[i, 2] = query_planes(i, dims, scratch, levels, codes, factors)
         else:
-            unit = np.float64(max(-least, most)) / 127
-            per_unit = np.float32(1 / unit if unit > 0 else 0.0)
-            for j in range(dims):
-                level = np.int32(scratch[0, j] * per_unit + np.float32(128.5)) - 128
-                codes[i, j] = level
-                total += level
             zero = 8 if kind == INT4 else 128
-            factors[i, 0] = unit * step
-            factors[i, 1] = -zero * unit * step * total
-            if not with_terms:
-                factors[i, 1] += tails[i, 0]
-                tails[i, 0] = 0
-        tails[i, 2] = unit
+            tails[i, 2] = query_levels(i, dims, zero, step, scratch, codes, factors)
+        if not with_terms:
+            factors[i, 1] += tails[i, 0]
+            tails[i, 0] = 0

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Random rotations of rows: rounds of sign flips and fast Hadamard transforms (FHT) of float32.
 
@@ -18,8 +17,8 @@ from llvmlite import ir
 from numba.core.types import boolean, float32, float64, int64, none
 
 from vecstore.kernels import twins
-from vecstore.kernels._ir import i32, instruction, int_const, load, loop, store, vector, zeros
 from vecstore.kernels._ir import f32 as f32_type
+from vecstore.kernels._ir import i32, instruction, int_const, load, loop, store, vector, zeros
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.memory import address_of, copy_bytes
 
@@ -201,7 +200,7 @@ def rotate_row_back(address, table, rounds, size):
 
 @kernel(none(const(float32[:, ::1]), const(float32[:, ::1]), boolean, float32[:, ::1]))
 def rotate_rows(rows, table, inverse, out):
-    """Rotate rows (n, dim) with dim <= size into out (n, size), or back if `inverse`; table (rounds, size)."""
+    """Rotate rows (n, dim), dim <= size, into out (n, size), or back if `inverse`; table (rounds, size)."""
     count, dim = rows.shape
     rounds, size = table.shape
     source, target, signs = address_of(rows), address_of(out), address_of(table)

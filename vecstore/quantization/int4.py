@@ -1,7 +1,7 @@
 """Int4: half a byte per dim, 8 for 0, the range clipped at 2.5 standard deviations of the coordinates.
 
-That is about where 16 levels of one step have the least squared error on Gaussian coordinates (Max, Quantizing
-for minimum distortion, 1960).
+That is about where 16 levels of one step have the least squared error on Gaussian coordinates (Max,
+Quantizing for minimum distortion, 1960).
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels.scans import INT4
-from vecstore.quantization.quantizer import Floats, padded
+from vecstore.quantization.quantizer import padded
+from vecstore.quantization.rotation import Floats
 from vecstore.quantization.uniform import Uniform
 
 _CLIP = 2.5
 
 
 class Int4(Uniform):
-    """In each block of 64 bytes, the low nibbles are dims 0-63 of 128, the high ones 64-127; fillers are 8."""
+    """In each block of 64 bytes the low nibbles are dims 0-63 of 128, the high ones 64-127; fillers are 8."""
 
     kind = "int4"
     zero = 8

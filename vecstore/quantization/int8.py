@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels.scans import INT8
-from vecstore.quantization.quantizer import Floats
+from vecstore.quantization.rotation import Floats
 from vecstore.quantization.uniform import Uniform
 
 _QUANTILE = 0.9999

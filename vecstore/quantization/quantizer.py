@@ -1,15 +1,17 @@
 """What the quantizers share: fitting, encoding row ranges, estimates, and their form as bytes.
 
-A quantizer is fitted on a sample of rows and from then on immutable. Rows and queries are coded relative to the
-mean c of the sample, rotated (rotation.py): r = P(x - c). Under cosine x and q stand for x / |x| and q / |q|.
-With y the decoded direction of a row and F its length factor (kernels.encode), the raw estimate is
+A quantizer is fitted on a sample of rows and from then on immutable. Rows and queries are coded relative to
+the mean c of the sample, rotated (rotation.py): r = P(x - c). Under cosine x and q stand for x / |x| and
+q / |q|. With y the decoded direction of a row and F its length factor (kernels.encode), raw estimates are
 
-    cosine, dot  F * <y, P(q - c)> + <r, Pc>            + offset, which is <q, c>
-    l2           2 * F * <y, P(q - c)> - |r|**2         + offset, which is -|q - c|**2: minus the squared distance
+    cosine, dot  F * <y, P(q - c)> + <r, Pc>       offset of the query: <q, c>
+    l2           2 * F * <y, P(q - c)> - |r|**2    offset of the query: -|q - c|**2
 
-The scans of kernels.scans rank by raw estimates; `scores` adds the offset of the query. Taking c off the query
-too makes the error proportional to |q - c| and keeps it there when all the data lie far from the origin.
-(Gao and Long, RaBitQ, SIGMOD 2024.)
+The scans of kernels.scans rank by raw estimates; raw + offset estimates the score or, under l2, minus the
+squared distance. Taking c off the query too makes the error proportional to |q - c| and keeps it there when
+all the data lie far from the origin. (Gao and Long, RaBitQ, SIGMOD 2024.)
+
+Int8 and Int4 under cosine can do without terms: raw = <q, c> + <y, P q>, y the decoded r, and offset 0.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class QueryCodes:
 
     queries: Int8 (n, code_bytes) int8; Int4 (n, 2 * code_bytes) int8; Binary (n, 4, code_bytes // 8) uint64.
     factors: (n, 2), Binary (n, 3), float32. offsets: (n,) float64, what a raw estimate lacks.
-    lengths: (n,) float64, |q - c|. steps: (n,) float64, the step in which the coordinates of P(q - c) are
-    rounded.
+    lengths: (n,) float64, |q - c|. steps: (n,) float64, the step that the coordinates of P(q - c) are rounded
+    in.
     """
 
     queries: NDArray[Any]
@@ -94,9 +96,9 @@ class Quantizer(ABC):
     def fit(cls, sample: Floats, metric: str, seed: int, *, terms: bool | None = None) -> Self:
         """A quantizer for data like `sample` (n, dim) float32, n at least 1.
 
-        `terms=False` asks for codes without terms where the metric is cosine and the kind allows it, `terms=True`
-        for terms in any case. By default codes have no terms if they are as good without: under cosine, where
-        the mean direction is short.
+        `terms=False` asks for codes without terms where the metric is cosine and the kind allows it,
+        `terms=True` for terms in any case. By default codes have no terms if they are as good without: under
+        cosine, where the mean direction is short.
         """
         sample = np.asarray(sample, np.float32)
         if sample.ndim != 2 or 0 in sample.shape:
@@ -123,7 +125,7 @@ class Quantizer(ABC):
     # Rows.
 
     def new_codes(self, count: int) -> tuple[NDArray[np.uint8], Floats]:
-        """Room for `count` rows: codes (count, code_bytes) uint8 at a multiple of 64 bytes, and their terms."""
+        """Room for `count` rows: codes (count, code_bytes) uint8, aligned to 64 bytes, and their terms."""
         room = np.zeros(count * self.code_bytes + 64, np.uint8)
         start = -room.ctypes.data % 64
         codes = room[start : start + count * self.code_bytes].reshape(count, self.code_bytes)
@@ -179,7 +181,7 @@ class Quantizer(ABC):
         return sums * terms[:, 0] + terms[:, 1] if self.terms_count else sums
 
     def scores(self, query: QueryCodes, raw: Floats) -> Floats:
-        """Estimated scores (queries, rows) float32 from raw ones: cosine, dot product, or minus the distance."""
+        """Estimated scores (queries, rows) float32 from raw ones: cosine, dot product, minus the distance."""
         whole = raw + query.offsets[:, None]
         if self.metric == "l2":
             whole = -np.sqrt(np.maximum(-whole, 0))
@@ -241,4 +243,5 @@ def normal_form(rows: NDArray[Any], metric: str) -> NDArray[np.float64]:
     if metric != "cosine":
         return wide
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    return wide * np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)[:, None]
+    unit: NDArray[np.float64] = wide * np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)[:, None]
+    return unit

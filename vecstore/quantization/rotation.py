@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 def random_words(seed: int, count: int) -> NDArray[np.uint64]:
-    """`count` uint64 of the splitmix64 generator (Steele, Lea and Flood 2014), the same everywhere forever."""
+    """`count` uint64 of the SplitMix64 generator (Steele, Lea and Flood 2014), the same everywhere."""
     with np.errstate(over="ignore"):
         state = np.uint64(seed % 2**64) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
             0x9E3779B97F4A7C15
@@ -59,7 +59,7 @@ class Rotation:
             start = rest if r & 1 else 0
             line[start : start + power] /= math.sqrt(power)
             if rest and r and not r & 1:
-                line /= math.sqrt(2)
+                table[r] /= math.sqrt(2)
         return table.astype(np.float32)
 
     def apply(self, rows: Floats) -> Floats:

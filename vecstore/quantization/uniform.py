@@ -1,8 +1,8 @@
 """Levels of one step for all dims: what Int8 and Int4 have in common.
 
-level_j = clip(round(w_j / step) + zero, 0, 2**bits - 1), where w is the rotated row less the centre, divided by
-its length where the codes have terms. Without terms (cosine) the sum of a scan is the whole estimate, and codes
-compare with each other: step**2 * l2sq of two codes is the squared distance of the two directions.
+level_j = clip(round(w_j / step) + zero, 0, 2**bits - 1), where w is the rotated row less the centre, divided
+by its length where the codes have terms. Without terms (cosine) the sum of a scan is the whole estimate, and
+codes compare with each other: step**2 * l2sq of two codes is the squared distance of the two directions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.quantization.quantizer import Floats, Quantizer, QueryCodes, normal_form, padded
-from vecstore.quantization.rotation import Rotation
+from vecstore.quantization.quantizer import Quantizer, QueryCodes, normal_form, padded
+from vecstore.quantization.rotation import Floats, Rotation
 
 # Cosines of rows that differ by less than this are nothing that a float32 score could tell apart anyway.
 _LEAST_SPREAD = 1e-3
