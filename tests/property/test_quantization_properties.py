@@ -37,8 +37,9 @@ def samples(draw):
             queries[0] = 0
             queries[1] = rows[0]
     scale = draw(st.sampled_from([1.0, 1e-18, 1e18]))
-    rows *= scale / np.maximum(np.linalg.norm(rows, axis=1).max(), 1e-30)
-    queries *= scale / np.maximum(np.linalg.norm(queries, axis=1).max(), 1e-30)
+    for array in (rows, queries):
+        norms = np.linalg.norm(array, axis=1, keepdims=True)
+        array *= scale / (np.maximum(norms, 1e-30) if scale < 1 else max(norms.max(), 1e-30))  # noqa: PLW2901
     if draw(st.booleans()):
         rows *= 10.0 ** -rng.uniform(0, 18, (count, 1)) if scale == 1e18 else 1
     return rows.astype(np.float32), queries.astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgpack
 import numpy as np
 import pytest
@@ -77,6 +79,17 @@ def test_a_rotation_is_the_same_everywhere_and_another_for_another_seed():
 
 
 SIGNS_OF_7 = "---+-+---+--++++"
+
+
+def test_a_rotation_has_the_same_bits_on_every_cpu():
+    digest = hashlib.sha256()
+    for dim in (1, 70, 384, 1536):
+        rows = (np.arange(3 * dim) * 37 % 101 - 50).astype("<f4").reshape(3, dim)
+        digest.update(rotation(dim, seed=5).apply(rows).astype("<f4").tobytes())
+    assert digest.hexdigest()[:16] == DIGEST
+
+
+DIGEST = "dd5ca9e129b42ed8"
 
 
 @pytest.mark.parametrize("dim", [0, 8193])
@@ -275,6 +288,33 @@ def test_arguments_of_fit():
             Int8.fit(sample, "dot", 1)
     with pytest.raises(InvalidArgumentError):
         Int8.fit(np.zeros((1, 4), np.float32), "l1", 1)
+
+
+def test_shapes_are_checked_before_anything_is_written():
+    rows, queries = data(70, count=5)
+    quantizer = Int8.fit(rows, "dot", 1)
+    codes, terms = quantizer.new_codes(5)
+    for args in (
+        (rows, norms_of(rows), codes[:4], terms),
+        (rows, norms_of(rows), codes, terms[:4]),
+        (rows, norms_of(rows), codes, terms[:, :0]),
+        (rows, norms_of(rows)[:4], codes, terms),
+        (rows[:, :64], norms_of(rows), codes, terms),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            quantizer.encode(*args)
+    assert not codes.any()
+    with pytest.raises(InvalidArgumentError):
+        quantizer.encode_queries(queries[:, :64])
+
+
+def test_cosine_takes_terms_where_they_help():
+    rows, _ = data(100, offset=0.0)
+    for cls in (Int8, Int4):
+        assert cls.fit(rows, "cosine", 1).terms_count == 0
+        assert cls.fit(rows, "cosine", 1, terms=True).terms_count == 2
+        assert cls.fit(rows + np.float32(2), "cosine", 1).terms_count == 2
+        assert cls.fit(rows, "l2", 1, terms=False).terms_count == 2
 
 
 def test_codes_without_terms_compare_with_each_other():

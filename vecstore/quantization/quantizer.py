@@ -76,7 +76,7 @@ class Quantizer(ABC):
             Quantizer._kinds[cls.kind] = cls
 
     def __init__(self, metric: str, seed: int, centre: Floats, step: float, terms_count: int) -> None:
-        self.metric, self.seed, self.dim = metric, seed, len(centre)
+        self.metric, self.seed, self.dim = metric, seed % 2**64, len(centre)
         self.centre = centre
         """What is taken off each row, (dim,) float32."""
         self.step = np.float32(step)
@@ -136,6 +136,11 @@ class Quantizer(ABC):
 
         Arrays are C-contiguous; ranges of rows may be coded by several threads at once, as slices.
         """
+        count = len(rows)
+        wanted = ((count, self.dim), (count,), (count, self.code_bytes), (count, self.terms_count))
+        shapes = (rows.shape, norms.shape, codes_out.shape, terms_out.shape)
+        if shapes != wanted:  # the kernel would write wherever it is told to
+            raise InvalidArgumentError(f"arrays of shapes {shapes}, and {wanted} are needed")
         zero = 8 if self.kind == "int4" else 128
         scratch = np.empty((2, self.dims), np.float32)
         levels = np.full(padded(self.dims, 128), zero, np.uint8)
@@ -152,6 +157,8 @@ class Quantizer(ABC):
 
     def encode_queries(self, queries: Floats) -> QueryCodes:
         """Queries (n, dim) float32 for the scans; a query of zeros scores 0 under cosine."""
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise InvalidArgumentError(f"queries of shape (n, {self.dim}) are needed, not {queries.shape}")
         count = len(queries)
         codes = np.zeros((count, self._query_bytes), np.uint8)
         factors = np.empty((count, self._factors_count), np.float32)
