@@ -46,6 +46,7 @@ def exact(rows, queries, metric):
 
 def encoded(quantizer, rows, norms=None):
     codes, terms = quantizer.new_codes(len(rows))
+    codes[:], terms[:] = 255, np.nan  # slots are used again: every byte must be written
     quantizer.encode(rows, norms_of(rows) if norms is None else norms, codes, terms)
     return codes, terms
 
@@ -308,6 +309,21 @@ def test_shapes_are_checked_before_anything_is_written():
         quantizer.encode_queries(queries[:, :64])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_too_small_for_float32_counts_as_zero(kind):
+    rows, _ = data(64, count=9, offset=0.0)
+    quantizer = KINDS[kind].fit(np.concatenate((rows, -rows)), "dot", 1)
+    asked = quantizer.encode_query(np.full(64, 1e-42, np.float32))
+    estimates = quantizer.estimate(asked, *encoded(quantizer, rows))
+    np.testing.assert_allclose(estimates + asked.offsets[:, None], 0, atol=1e-4)
+
+
+def test_seeds_are_taken_modulo_2_to_the_64():
+    rows, _ = data(5, count=9)
+    assert Int8.fit(rows, "dot", 2**64 + 5) == Int8.fit(rows, "dot", 5)
+    assert Int8.fit(rows, "dot", -1).seed == 2**64 - 1
+
+
 def test_cosine_takes_terms_where_they_help():
     rows, _ = data(100, offset=0.0)
     for cls in (Int8, Int4):
@@ -322,6 +338,7 @@ def test_codes_without_terms_compare_with_each_other():
     unit = rows / norms_of(rows)[:, None]
     quantizer = Int4.fit(rows, "cosine", 1, terms=False)
     assert quantizer.terms_count == 0
+    assert not quantizer.encode_queries(rows).offsets.any()
     levels = quantizer.levels(encoded(quantizer, rows)[0])
     squares = ((levels[:, None] - levels) ** 2).sum(axis=2) * quantizer.step**2
     true = ((unit[:, None] - unit) ** 2).sum(axis=2)
