@@ -1,6 +1,7 @@
 """Compiled loops: flat arrays and scalars in, caller-owned arrays out; no classes, no I/O.
 
 rows, scans, pools       entry points: exact scans and rescoring, scans of codes, the best k
+rotate, encode           entry points: random rotations; codes of rows and queries
 floats, codes, bits      distances by address, for kernels to use; tiles: many rows by many queries
 memory                   loads, stores, prefetch, packed keys
 twins                    what each of these means, in NumPy
