@@ -20,9 +20,7 @@ def samples(draw):
     count, dim = draw(st.sampled_from([1, 2, 3, 20])), draw(st.sampled_from([1, 2, 5, 64, 70, 200]))
     rows = rng.standard_normal((count, dim))
     queries = rng.standard_normal((4, dim))
-    for way in draw(
-        st.lists(st.sampled_from(["same", "flat", "zero", "offset", "sparse", "query"]), max_size=3)
-    ):
+    for way in draw(st.lists(st.sampled_from(["same", "flat", "zero", "offset", "sparse", "query"]), max_size=3)):
         if way == "same":
             rows[:] = rows[0]
         elif way == "flat":

@@ -157,9 +157,7 @@ def test_layouts_of_all_dimensions(dims):
         assert rows < 2**16  # as the header holds it
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2**31 - 2), ids, st.none() | st.binary(min_size=1)), max_size=5), st.data()
-)
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 2), ids, st.none() | st.binary(min_size=1)), max_size=5), st.data())
 def test_rows_round_trip_and_any_flipped_bit_is_noticed(some, data):
     numbers = [slot for slot, _, _ in some]
     id_keys = keys.id_keys([one for _, one, _ in some])

@@ -111,9 +111,7 @@ def test_estimates_are_near_the_scores(kind, error, metric, dim):
     true = exact(rows, queries, metric)
     assert scores.dtype == np.float32
     # Small dims are filled up to 64, and have more bits than they need: the bars are those of 384 dims.
-    spread = (
-        true.std() if metric != "l2" else np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean() / dim**0.5
-    )
+    spread = true.std() if metric != "l2" else np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean() / dim**0.5
     assert np.sqrt(((scores - true) ** 2).mean()) < error * spread
 
 
@@ -265,9 +263,7 @@ def test_bytes_and_back(kind, metric):
     assert again == quantizer
     for a, b in zip(encoded(quantizer, rows), encoded(again, rows), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(
-        quantizer.encode_query(queries[0]).queries, again.encode_query(queries[0]).queries
-    )
+    np.testing.assert_array_equal(quantizer.encode_query(queries[0]).queries, again.encode_query(queries[0]).queries)
 
 
 def test_bytes_of_a_newer_format_and_broken_ones():

@@ -1,4 +1,4 @@
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
+
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Quantized codes of rows and of queries, and the terms and factors that the scans (scans.py) apply.
 
@@ -202,9 +202,7 @@ def query_levels(i, dims, zero, step, scratch, codes, factors):
         float32, uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
     )
 )  # fmt: skip
-def encode_queries(
-    kind, metric, with_terms, queries, centres, signs, step, codes, factors, tails, scratch, levels
-):
+def encode_queries(kind, metric, with_terms, queries, centres, signs, step, codes, factors, tails, scratch, levels):
     """Queries (n, dim) as the scans take them: codes, in bytes, and factors (n, 2) or, for Binary, (n, 3).
 
     codes (n, bytes): int8 levels, or for Binary four planes; zeros where nothing is written. tails (n, 3):

@@ -147,9 +147,7 @@ def dot_f64(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, dim: ir.Value) -> i
         return [builder.fadd(sums[0], builder.fmul(x, y))]
 
     whole = builder.and_(dim, int_const(-LANES))
-    (sums,) = loop(
-        builder, int_const(0), whole, LANES, [zeros(DOUBLES)], lambda i, s: step(i, s, FLOATS, DOUBLES)
-    )
+    (sums,) = loop(builder, int_const(0), whole, LANES, [zeros(DOUBLES)], lambda i, s: step(i, s, FLOATS, DOUBLES))
     total = ir.Constant(f64_type, 0.0)
     for lane in range(LANES):
         total = builder.fadd(total, builder.extract_element(sums, ir.Constant(i32, lane)))

@@ -56,9 +56,7 @@ class Binary(Quantizer):
     def _sums(self, query: QueryCodes, codes: NDArray[np.uint8]) -> Floats:
         planes = query.queries.view(np.uint8).reshape(len(query.factors), PLANES, -1)
         bits = np.unpackbits(codes, axis=1, bitorder="little").astype(np.int32)
-        units = sum(
-            np.unpackbits(planes[:, j], axis=1, bitorder="little").astype(np.int32) << j for j in range(4)
-        )
+        units = sum(np.unpackbits(planes[:, j], axis=1, bitorder="little").astype(np.int32) << j for j in range(4))
         a, b, c = query.factors.T[:, :, None]
         sums: Floats = (units @ bits.T).astype(np.float32) * a + b + c * bits.sum(axis=1).astype(np.float32)
         return sums

@@ -27,9 +27,7 @@ Floats = NDArray[np.float32]
 def random_words(seed: int, count: int) -> NDArray[np.uint64]:
     """`count` uint64 of the SplitMix64 generator (Steele, Lea and Flood 2014), the same everywhere."""
     with np.errstate(over="ignore"):
-        state = np.uint64(seed % 2**64) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
+        state = np.uint64(seed % 2**64) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
