@@ -73,8 +73,6 @@ def bit_code(i, dims, scratch, codes):
     """The code of the rotated row scratch[0] into codes[i]; returns <r, y>. float32."""
     row = address_of(scratch)
     sign_bits(row, address_of(codes) + i * codes.shape[1], dims)
-    for j in range(dims >> 3, codes.shape[1]):
-        codes[i, j] = 0
     for j in range(dims):
         scratch[1, j] = np.float32(1) if scratch[0, j] >= np.float32(0) else np.float32(-1)
     return dot_f32(row, row + 4 * dims, dims) / np.float32(np.sqrt(np.float64(dims)))
@@ -116,7 +114,8 @@ def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, s
 
     kind is scans.INT8, INT4 or BINARY. centres (2, D): the centre, filled up with zeros, and it rotated.
     signs (rounds, D): the rotation. codes (n, code_bytes), terms (n, 0), (n, 2) or, for Binary, (n, 3).
-    scratch (2, D); levels: room for those of one code, filled with that of 0.
+    scratch (2, D); levels (D,): room for those of one row. D is 64, 128 or 512 dims times a whole number for
+    Int8, Int4 and Binary, so that codes have no bytes to spare.
     """
     count, dim = rows.shape
     dims = signs.shape[1]

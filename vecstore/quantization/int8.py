@@ -17,7 +17,7 @@ _GAUSSIAN, _ENOUGH = 3.89, 100_000
 
 
 class Int8(Uniform):
-    """Byte j of a code is the level of dim j; fillers are 128. D bytes a row."""
+    """Byte j of a code is the level of dim j. D bytes a row."""
 
     kind = "int8"
     zero = 128

@@ -68,6 +68,7 @@ class Quantizer(ABC):
     _kernel_kind: ClassVar[int]
     _factors_count: ClassVar[int] = 2
     _query_bytes: int
+    _dims_multiple: ClassVar[int] = 64
     _kinds: ClassVar[dict[str, type[Quantizer]]] = {}
     code_bytes: int
 
@@ -82,7 +83,8 @@ class Quantizer(ABC):
         self.step = np.float32(step)
         """The step of the levels of Int8 and Int4, in units of |r| if there are terms."""
         self.terms_count = terms_count
-        self.dims = padded(self.dim, 64)
+        self.dims = padded(self.dim, self._dims_multiple)
+        """Dims after the rotation: as many as the bytes of a code hold, since more dims are finer codes."""
         self.rotation = Rotation(self.dim, self.dims, seed)
         self._centres = np.zeros((2, self.dims), np.float32)
         self._centres[0, : self.dim] = centre
@@ -141,9 +143,8 @@ class Quantizer(ABC):
         shapes = (rows.shape, norms.shape, codes_out.shape, terms_out.shape)
         if shapes != wanted:  # the kernel would write wherever it is told to
             raise InvalidArgumentError(f"arrays of shapes {shapes}, and {wanted} are needed")
-        zero = 8 if self.kind == "int4" else 128
         scratch = np.empty((2, self.dims), np.float32)
-        levels = np.full(padded(self.dims, 128), zero, np.uint8)
+        levels = np.empty(self.dims, np.uint8)
         encode_rows(
             self._kernel_kind, METRICS[self.metric], rows, norms, self._centres, self.rotation.table,
             self.step, codes_out, terms_out, scratch, levels,

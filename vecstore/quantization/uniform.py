@@ -35,7 +35,7 @@ class Uniform(Quantizer):
 
     @classmethod
     def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None) -> Self:
-        rotation = Rotation(some.shape[1], padded(some.shape[1], 64), seed)
+        rotation = Rotation(some.shape[1], padded(some.shape[1], cls._dims_multiple), seed)
         if terms is None:
             terms = metric != "cosine" or float(np.linalg.norm(centre.astype(np.float64))) > _SHORT_MEAN
         terms = terms or metric != "cosine"
@@ -71,7 +71,7 @@ class Uniform(Quantizer):
 
     def decode(self, codes: NDArray[np.uint8], terms: Floats) -> Floats:
         """Rows (n, dim) float32 about as they were coded, of length 1 under cosine. For tests and repairs."""
-        rotated = (self.levels(codes)[:, : self.dims] - self.zero) * np.float64(self.step)
+        rotated = (self.levels(codes) - self.zero) * np.float64(self.step)
         if self.terms_count:
             rotated *= terms[:, :1] * (0.5 if self.metric == "l2" else 1.0)
         return self.rotation.apply_inverse(rotated.astype(np.float32)) + self.centre
