@@ -282,6 +282,7 @@ def test_bytes_of_a_newer_format_and_broken_ones():
     broken = [b"", b"\xc1", msgpack.packb([1]), msgpack.packb({}), msgpack.packb({**fields, "kind": "int3"})]
     broken += [msgpack.packb({**fields, "metric": "l1"}), msgpack.packb({**fields, "centre": b"abc"})]
     broken += [msgpack.packb({**fields, "terms": 7}), msgpack.packb({**fields, "step": -1.0})]
+    broken += [msgpack.packb({**fields, "unit": 0.0})]
     for data_ in broken:
         with pytest.raises(CorruptionError):
             Quantizer.from_bytes(data_)
@@ -320,6 +321,54 @@ def test_a_query_too_small_for_float32_counts_as_zero(kind):
     asked = quantizer.encode_query(np.full(64, 1e-42, np.float32))
     estimates = quantizer.estimate(asked, *encoded(quantizer, rows))
     np.testing.assert_allclose(estimates + asked.offsets[:, None], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize(("kind", "least"), [("int8", 0.999), ("int4", 0.99), ("binary", 0.9)])
+def test_tiny_and_huge_rows_rank_like_others(kind, least, scale, metric):
+    rows, queries = data(96)
+    true = exact(rows, queries, metric)
+    rows, queries = ((x * scale).astype(np.float32) for x in (rows, queries))
+    quantizer = KINDS[kind].fit(rows, metric, 5)
+    asked = quantizer.encode_queries(queries)
+    raw = quantizer.estimate(asked, *encoded(quantizer, rows))
+    assert np.corrcoef(raw[0], -(true[0] ** 2) if metric == "l2" else true[0])[0, 1] > least
+    if metric == "l2":
+        scores = quantizer.scores(asked, raw)
+        assert np.median(np.abs(scores / (true * scale) - 1)) < 0.05
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_and_queries_far_out_of_the_sample_are_finite(kind, metric):
+    rows, queries = data(64, count=50)
+    quantizer = KINDS[kind].fit(rows, metric, 5)
+    scales = np.array([[1e-30], [1.0], [1e12], [1e30]], np.float32)
+    codes, terms = encoded(quantizer, rows[:4] * scales)
+    asked = quantizer.encode_queries(queries[:4] * scales)
+    raw = quantizer.estimate(asked, codes, terms)
+    for array in (terms, asked.factors, asked.offsets, raw, quantizer.scores(asked, raw)):
+        assert np.isfinite(array).all()
+    if metric == "l2":  # to an ordinary query, the farther the row the worse
+        assert (np.diff(raw[1, 1:]) < 0).all()
+
+
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_outlier_in_the_sample_does_not_spoil_the_others(kind, metric):
+    rows, queries = data(96, offset=0.3)
+    unspoilt = KINDS[kind].fit(rows, metric, 5)
+    sample = rows.copy()
+    sample[7] *= 1e5
+    quantizer = KINDS[kind].fit(sample, metric, 5)
+
+    def error(one):
+        asked = one.encode_queries(queries)
+        scores = one.scores(asked, one.estimate(asked, *encoded(one, rows)))
+        return np.sqrt(((scores - exact(rows, queries, metric)) ** 2).mean())
+
+    assert error(quantizer) < 1.1 * error(unspoilt)
 
 
 def test_seeds_are_taken_modulo_2_to_the_64():

@@ -40,15 +40,17 @@ class Binary(Quantizer):
     _kernel_kind = BINARY
     _factors_count = 3
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.code_bytes = self.dims // 8
         self._query_bytes = PLANES * self.code_bytes
 
     @classmethod
-    def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None) -> Self:
+    def _fit(
+        cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float
+    ) -> Self:
         del some, terms
-        return cls(metric, seed, centre, 1.0, 3)
+        return cls(metric, seed, centre, 1.0, 3, unit=unit)
 
     @classmethod
     def _terms_allowed(cls, metric: str) -> tuple[int, ...]:

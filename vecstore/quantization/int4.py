@@ -26,8 +26,8 @@ class Int4(Uniform):
     zero = 8
     _kernel_kind = INT4
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._query_bytes = self.dims
         self.code_bytes = self.dims // 2
 

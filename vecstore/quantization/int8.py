@@ -23,8 +23,8 @@ class Int8(Uniform):
     zero = 128
     _kernel_kind = INT8
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.code_bytes = self._query_bytes = self.dims
 
     @classmethod
