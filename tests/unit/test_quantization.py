@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import msgpack
 import numpy as np
@@ -253,8 +254,9 @@ def test_ranges_of_rows_are_coded_alike(kind, metric):
     quantizer = KINDS[kind].fit(rows, metric, 1)
     whole, whole_terms = encoded(quantizer, rows, norms)
     codes, terms = quantizer.new_codes(len(rows))
-    for part in (slice(37, 101), slice(0, 37)):
-        quantizer.encode(rows[part], norms[part], codes[part], terms[part])
+    parts = [slice(37, 101), slice(0, 37)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda p: quantizer.encode(rows[p], norms[p], codes[p], terms[p]), parts))
     np.testing.assert_array_equal(codes, whole)
     np.testing.assert_array_equal(terms, whole_terms)
 
