@@ -19,7 +19,7 @@ from vecstore.quantization import KINDS
 
 # Kind: (candidates to rescore, recall@10 that must be met).
 BARS = {"int8": (20, 0.999), "int4": (20, 0.998), "binary": (100, 0.985)}
-ENCODE_BAR = 300_000
+ENCODE_BAR = 500_000
 SAMPLE = 10_000
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import msgpack
 import numpy as np
@@ -191,10 +192,14 @@ def test_the_scans_rank_by_the_same_estimates(kind, metric, dim):
 @pytest.mark.parametrize("dim", [70, 384, 640])
 def test_the_layout_of_codes(dim):
     rows, _ = data(dim, count=64)
-    dims = -(-dim // 64) * 64
-    turned = rotation(dim, 4).apply(rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32))
-    lengths = np.linalg.norm(turned, axis=1)[:, None]
 
+    def turned_and_lengths(dims):
+        centred = rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        turned = Rotation(dim, dims, 4).apply(centred)
+        return turned, np.linalg.norm(turned, axis=1)[:, None]
+
+    dims = -(-dim // 64) * 64
+    turned, lengths = turned_and_lengths(dims)
     int8 = Int8.fit(rows, "l2", 4)
     codes, terms = encoded(int8, rows)
     assert codes.shape == (64, dims)
@@ -203,23 +208,23 @@ def test_the_layout_of_codes(dim):
     assert np.abs(codes - levels).max() <= 1
     assert (codes == levels).mean() > 0.999
 
+    blocks = -(-dim // 128)
+    turned, lengths = turned_and_lengths(128 * blocks)
     int4 = Int4.fit(rows, "l2", 4)
     codes, terms = encoded(int4, rows)
-    blocks = -(-dims // 128)
     assert codes.shape == (64, 64 * blocks)
-    expected = np.full((64, 128 * blocks), 8)
-    expected[:, :dims] = np.clip(np.rint(turned / lengths / int4.step) + 8, 0, 15)
-    expected = expected.reshape(64, blocks, 2, 64)
+    expected = np.clip(np.rint(turned / lengths / int4.step) + 8, 0, 15).reshape(64, blocks, 2, 64)
     assert ((codes.reshape(64, blocks, 64) & 15) == expected[:, :, 0]).mean() > 0.999
     assert ((codes.reshape(64, blocks, 64) >> 4) == expected[:, :, 1]).mean() > 0.999
 
+    dims = -(-dim // 512) * 512
+    turned, lengths = turned_and_lengths(dims)
     binary = Binary.fit(rows, "l2", 4)
     codes, terms = encoded(binary, rows)
-    assert codes.shape == (64, -(-dims // 512) * 64)
+    assert codes.shape == (64, dims // 8)
     assert terms.shape == (64, 3)
     bits = np.unpackbits(codes, axis=1, bitorder="little")
-    assert (bits[:, :dims] == (turned >= 0)).mean() > 0.9999
-    assert not bits[:, dims:].any()
+    assert (bits == (turned >= 0)).mean() > 0.9999
     np.testing.assert_allclose(terms[:, 1], -(lengths[:, 0] ** 2), rtol=1e-5)
     alike = np.abs(turned).sum(axis=1) / np.sqrt(dims) / lengths[:, 0]
     np.testing.assert_allclose(terms[:, 0], 2 * lengths[:, 0] / alike, rtol=1e-5)
@@ -247,8 +252,9 @@ def test_ranges_of_rows_are_coded_alike(kind, metric):
     quantizer = KINDS[kind].fit(rows, metric, 1)
     whole, whole_terms = encoded(quantizer, rows, norms)
     codes, terms = quantizer.new_codes(len(rows))
-    for part in (slice(37, 101), slice(0, 37)):
-        quantizer.encode(rows[part], norms[part], codes[part], terms[part])
+    parts = [slice(37, 101), slice(0, 37)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda p: quantizer.encode(rows[p], norms[p], codes[p], terms[p]), parts))
     np.testing.assert_array_equal(codes, whole)
     np.testing.assert_array_equal(terms, whole_terms)
 
@@ -274,6 +280,7 @@ def test_bytes_of_a_newer_format_and_broken_ones():
     broken = [b"", b"\xc1", msgpack.packb([1]), msgpack.packb({}), msgpack.packb({**fields, "kind": "int3"})]
     broken += [msgpack.packb({**fields, "metric": "l1"}), msgpack.packb({**fields, "centre": b"abc"})]
     broken += [msgpack.packb({**fields, "terms": 7}), msgpack.packb({**fields, "step": -1.0})]
+    broken += [msgpack.packb({**fields, "unit": 0.0})]
     for data_ in broken:
         with pytest.raises(CorruptionError):
             Quantizer.from_bytes(data_)
@@ -312,6 +319,54 @@ def test_a_query_too_small_for_float32_counts_as_zero(kind):
     asked = quantizer.encode_query(np.full(64, 1e-42, np.float32))
     estimates = quantizer.estimate(asked, *encoded(quantizer, rows))
     np.testing.assert_allclose(estimates + asked.offsets[:, None], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize(("kind", "least"), [("int8", 0.999), ("int4", 0.99), ("binary", 0.9)])
+def test_tiny_and_huge_rows_rank_like_others(kind, least, scale, metric):
+    rows, queries = data(96)
+    true = exact(rows, queries, metric)
+    rows, queries = ((x * scale).astype(np.float32) for x in (rows, queries))
+    quantizer = KINDS[kind].fit(rows, metric, 5)
+    asked = quantizer.encode_queries(queries)
+    raw = quantizer.estimate(asked, *encoded(quantizer, rows))
+    assert np.corrcoef(raw[0], -(true[0] ** 2) if metric == "l2" else true[0])[0, 1] > least
+    if metric == "l2":
+        scores = quantizer.scores(asked, raw)
+        assert np.median(np.abs(scores / (true * scale) - 1)) < 0.05
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_and_queries_far_out_of_the_sample_are_finite(kind, metric):
+    rows, queries = data(64, count=50)
+    quantizer = KINDS[kind].fit(rows, metric, 5)
+    scales = np.array([[1e-30], [1.0], [1e12], [1e30]], np.float32)
+    codes, terms = encoded(quantizer, rows[:4] * scales)
+    asked = quantizer.encode_queries(queries[:4] * scales)
+    raw = quantizer.estimate(asked, codes, terms)
+    for array in (terms, asked.factors, asked.offsets, raw, quantizer.scores(asked, raw)):
+        assert np.isfinite(array).all()
+    if metric == "l2":  # to an ordinary query, the farther the row the worse
+        assert (np.diff(raw[1, 1:]) < 0).all()
+
+
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_outlier_in_the_sample_does_not_spoil_the_others(kind, metric):
+    rows, queries = data(96, offset=0.3)
+    unspoilt = KINDS[kind].fit(rows, metric, 5)
+    sample = rows.copy()
+    sample[7] *= 1e5
+    quantizer = KINDS[kind].fit(sample, metric, 5)
+
+    def error(one):
+        asked = one.encode_queries(queries)
+        scores = one.scores(asked, one.estimate(asked, *encoded(one, rows)))
+        return np.sqrt(((scores - exact(rows, queries, metric)) ** 2).mean())
+
+    assert error(quantizer) < 1.1 * error(unspoilt)
 
 
 def test_seeds_are_taken_modulo_2_to_the_64():

@@ -1,4 +1,4 @@
-
+# ruff: noqa: PLR0917 (kernels take positional arguments only)
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Quantized codes of rows and of queries, and the terms and factors that the scans (scans.py) apply.
 
@@ -36,6 +36,8 @@ from vecstore.kernels.rows import COSINE, L2
 from vecstore.kernels.scans import BINARY, INT4
 from vecstore.kernels.twins import view
 
+LONGEST = 1e18
+"""Rows and queries longer than this, after scaling, count as this long: float32 holds the products."""
 LEAST = 1e-37
 """Lengths and steps below this count as 0: their inverses would leave float32."""
 
@@ -69,12 +71,18 @@ def inverse(value):
 
 
 @inlined
+def scale_of(norm, metric, unit):
+    """What a row or query of L2 norm `norm` is multiplied by. float64."""
+    if metric == COSINE:
+        return np.float64(1 / norm if norm > 0 else 0)
+    return np.float64(unit if norm * unit <= LONGEST else LONGEST / norm)
+
+
+@inlined
 def bit_code(i, dims, scratch, codes):
     """The code of the rotated row scratch[0] into codes[i]; returns <r, y>. float32."""
     row = address_of(scratch)
     sign_bits(row, address_of(codes) + i * codes.shape[1], dims)
-    for j in range(dims >> 3, codes.shape[1]):
-        codes[i, j] = 0
     for j in range(dims):
         scratch[1, j] = np.float32(1) if scratch[0, j] >= np.float32(0) else np.float32(-1)
     return dot_f32(row, row + 4 * dims, dims) / np.float32(np.sqrt(np.float64(dims)))
@@ -108,15 +116,18 @@ def level_code(i, dims, half, per_step, scratch, levels, codes):
 @kernel(
     void(
         int64, int64, const(float32[:, ::1]), const(float32[::1]), const(float32[:, ::1]),
-        const(float32[:, ::1]), float32, uint8[:, ::1], float32[:, ::1], float32[:, ::1], uint8[::1],
+        const(float32[:, ::1]), float64, float32, uint8[:, ::1], float32[:, ::1], float32[:, ::1],
+        uint8[::1],
     )
 )  # fmt: skip
-def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, scratch, levels):
+def encode_rows(kind, metric, rows, norms, centres, signs, unit, step, codes, terms, scratch, levels):
     """Codes and terms of rows (n, dim), whose L2 norms are `norms` (n,).
 
     kind is scans.INT8, INT4 or BINARY. centres (2, D): the centre, filled up with zeros, and it rotated.
-    signs (rounds, D): the rotation. codes (n, code_bytes), terms (n, 0), (n, 2) or, for Binary, (n, 3).
-    scratch (2, D); levels: room for those of one code, filled with that of 0.
+    signs (rounds, D): the rotation. unit: what rows are multiplied by under dot and l2, as the centre was.
+    codes (n, code_bytes), terms (n, 0), (n, 2) or, for Binary, (n, 3).
+    scratch (2, D); levels (D,): room for those of one row. D is 64, 128 or 512 dims times a whole number for
+    Int8, Int4 and Binary, so that codes have no bytes to spare.
     """
     count, dim = rows.shape
     dims = signs.shape[1]
@@ -124,7 +135,7 @@ def encode_rows(kind, metric, rows, norms, centres, signs, step, codes, terms, s
     row, rotated_centre = address_of(scratch), address_of(centres) + 4 * dims
     spread = np.float32(1 / np.sqrt(np.float64(dims - 1)))
     for i in range(count):
-        scale = inverse(norms[i]) if metric == COSINE else np.float32(1)
+        scale = scale_of(np.float64(norms[i]), metric, unit)
         for j in range(dim):
             scratch[0, j] = rows[i, j] * scale - centres[0, j]
         for j in range(dim, dims):
@@ -199,10 +210,12 @@ def query_levels(i, dims, zero, step, scratch, codes, factors):
 @kernel(
     void(
         int64, int64, boolean, const(float32[:, ::1]), const(float32[:, ::1]), const(float32[:, ::1]),
-        float32, uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
+        float64, float32, uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
     )
 )  # fmt: skip
-def encode_queries(kind, metric, with_terms, queries, centres, signs, step, codes, factors, tails, scratch, levels):
+def encode_queries(
+    kind, metric, with_terms, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels
+):
     """Queries (n, dim) as the scans take them: codes, in bytes, and factors (n, 2) or, for Binary, (n, 3).
 
     codes (n, bytes): int8 levels, or for Binary four planes; zeros where nothing is written. tails (n, 3):
@@ -214,10 +227,7 @@ def encode_queries(kind, metric, with_terms, queries, centres, signs, step, code
     row = address_of(scratch)
     for i in range(count):
         query = address_of(queries) + 4 * i * dim
-        scale = np.float64(1)
-        if metric == COSINE:
-            norm = np.sqrt(dot_f64(query, query, dim))
-            scale = np.float64(1 / norm if norm > 0 else 0)
+        scale = scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit)
         for j in range(dim):
             scratch[0, j] = queries[i, j] * scale
         for j in range(dim, dims):

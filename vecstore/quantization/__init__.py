@@ -3,6 +3,7 @@
 rotation                 a random rotation of any dimension, from a seed
 quantizer                what all kinds share, and their form as bytes
 int8, int4, binary       the kinds; uniform is what the first two share
+config                   how a collection asks for one of them
 """
 
 from vecstore.quantization.binary import Binary

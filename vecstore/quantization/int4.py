@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels.scans import INT4
-from vecstore.quantization.quantizer import padded
 from vecstore.quantization.rotation import Floats
 from vecstore.quantization.uniform import Uniform
 
@@ -20,16 +19,17 @@ _CLIP = 2.5
 
 
 class Int4(Uniform):
-    """In each block of 64 bytes the low nibbles are dims 0-63 of 128, the high ones 64-127; fillers are 8."""
+    """In each block of 64 bytes the low nibbles are dims 0-63 of 128, the high ones 64-127."""
 
     kind = "int4"
+    _dims_multiple = 128
     zero = 8
     _kernel_kind = INT4
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._query_bytes = padded(self.dims, 128)
-        self.code_bytes = self._query_bytes // 2
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._query_bytes = self.dims
+        self.code_bytes = self.dims // 2
 
     @classmethod
     def _step(cls, coordinates: Floats, sigma: float) -> float:

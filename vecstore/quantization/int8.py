@@ -17,14 +17,14 @@ _GAUSSIAN, _ENOUGH = 3.89, 100_000
 
 
 class Int8(Uniform):
-    """Byte j of a code is the level of dim j; fillers are 128. D bytes a row."""
+    """Byte j of a code is the level of dim j. D bytes a row."""
 
     kind = "int8"
     zero = 128
     _kernel_kind = INT8
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.code_bytes = self._query_bytes = self.dims
 
     @classmethod

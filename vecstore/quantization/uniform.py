@@ -34,8 +34,10 @@ class Uniform(Quantizer):
         """The step for `coordinates` (n, D), whose standard deviation is `sigma`; n may be 0."""
 
     @classmethod
-    def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None) -> Self:
-        rotation = Rotation(some.shape[1], padded(some.shape[1], 64), seed)
+    def _fit(
+        cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float
+    ) -> Self:
+        rotation = Rotation(some.shape[1], padded(some.shape[1], cls._dims_multiple), seed)
         if terms is None:
             terms = metric != "cosine" or float(np.linalg.norm(centre.astype(np.float64))) > _SHORT_MEAN
         terms = terms or metric != "cosine"
@@ -52,7 +54,7 @@ class Uniform(Quantizer):
             spread = float(np.sqrt(few * np.mean(lengths**2))) if len(some) > 1 else 1.0
             sigma = max(spread, _LEAST_SPREAD) / np.sqrt(rotation.size)
         coordinates = rotation.apply(residuals.astype(np.float32))
-        return cls(metric, seed, centre, cls._step(coordinates, sigma), 2 if terms else 0)
+        return cls(metric, seed, centre, cls._step(coordinates, sigma), 2 if terms else 0, unit=unit)
 
     @classmethod
     def _terms_allowed(cls, metric: str) -> tuple[int, ...]:
@@ -71,7 +73,7 @@ class Uniform(Quantizer):
 
     def decode(self, codes: NDArray[np.uint8], terms: Floats) -> Floats:
         """Rows (n, dim) float32 about as they were coded, of length 1 under cosine. For tests and repairs."""
-        rotated = (self.levels(codes)[:, : self.dims] - self.zero) * np.float64(self.step)
+        rotated = (self.levels(codes) - self.zero) * np.float64(self.step)
         if self.terms_count:
             rotated *= terms[:, :1] * (0.5 if self.metric == "l2" else 1.0)
-        return self.rotation.apply_inverse(rotated.astype(np.float32)) + self.centre
+        return self.rotation.apply_inverse((rotated / self.unit).astype(np.float32)) + self.centre
