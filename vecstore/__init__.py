@@ -46,7 +46,19 @@ if TYPE_CHECKING:
         VecstoreError,
     )
     from vecstore.kernels._jit import warmup
-    from vecstore.types import CollectionInfo, Finding, Flat, Hit, Page, Record, Stats, WriteResult
+    from vecstore.types import (
+        Binary,
+        CollectionInfo,
+        Finding,
+        Flat,
+        Hit,
+        Int4,
+        Int8,
+        Page,
+        Record,
+        Stats,
+        WriteResult,
+    )
 
 __version__ = "0.1.0"
 
@@ -66,6 +78,9 @@ __all__ = [
     "Stats",
     "Finding",
     "Flat",
+    "Int8",
+    "Int4",
+    "Binary",
     "VecstoreError",
     "InvalidArgumentError",
     "DimensionMismatchError",
@@ -99,7 +114,8 @@ _HOME = {
     "warmup": "kernels._jit",
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
-    **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Flat"], "types"),
+    **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
+    **dict.fromkeys(["Flat", "Int8", "Int4", "Binary"], "types"),
 }
 
 

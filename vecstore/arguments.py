@@ -28,6 +28,7 @@ MAX_STR_ID: Final = 480  # bytes; an LMDB key holds 511
 MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
 MAX_LIMIT: Final = 10_000
+MAX_FACTOR: Final = 1000
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
 
@@ -321,6 +322,15 @@ def threshold(value: Any) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or math.isnan(value):
         raise InvalidArgumentError(f"score_threshold: expected a number, got {_show(value)}")
+    return float(value)
+
+
+def at_least_one(value: Any, name: str) -> float | None:
+    """Check a factor of 1 to 1000, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 1 <= value <= MAX_FACTOR:
+        raise InvalidArgumentError(f"{name}: expected a number from 1 to {MAX_FACTOR}, got {_show(value)}")
     return float(value)
 
 

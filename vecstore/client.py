@@ -185,6 +185,8 @@ class RemoteCollection(CollectionVerbs):
             score_threshold=query.score_threshold,
             with_payload=query.with_payload,
             with_vectors=query.with_vectors,
+            oversampling=query.oversampling,
+            exact=query.exact,
         )
         wire.write_vectors(query.queries, request.queries)
         return wire.read_hits(self._call(self._stub.Search, request))

@@ -23,6 +23,7 @@ from vecstore.errors import (
 )
 from vecstore.filters import compile_filter
 from vecstore.index import flat
+from vecstore.index.codes import CodeScan
 from vecstore.storage import keys
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
@@ -39,6 +40,7 @@ class Collection(CollectionVerbs):
         self.info = info
         self._store = store
         self._read_only = read_only
+        self._codes = None if info.quantization is None else CodeScan(info.quantization)
         self._closed = False
         self._closing = threading.Lock()
 
@@ -121,10 +123,17 @@ class Collection(CollectionVerbs):
             allowed = view.table.live
             if query.filter is not None:
                 allowed = _bits(_matching(view, query.filter), len(allowed))
-            view.verify()
-            rows = flat.Rows(view.table.rows, view.layout.shift, self.dim, view.state.slots, self.metric)
-            found = flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
+            found = self._scan(view, allowed, query)
             return [_hits(view, slots, scores, query) for slots, scores in found]
+
+    def _scan(self, view: View, allowed: npt.NDArray[np.uint8], query: Query) -> flat.Found:
+        view.verify()
+        rows = flat.Rows(view.table.rows, view.layout.shift, self.dim, view.state.slots, self.metric)
+        if self._codes is None or query.exact:
+            return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
+        state = view.state
+        self._codes.follow(rows, state.lsn, state.count, view.table.live_slots, view.added_since)
+        return self._codes.search(rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling)
 
     def _scroll(
         self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool
@@ -168,6 +177,7 @@ class Collection(CollectionVerbs):
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
+                code_bytes=0 if self._codes is None else self._codes.bytes,
             )
 
     def check(self) -> list[Finding]:

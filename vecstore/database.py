@@ -14,7 +14,7 @@ import secrets
 import shutil
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vecstore import arguments
 from vecstore.arguments import verb
@@ -31,7 +31,7 @@ from vecstore.errors import (
 from vecstore.storage.environment import disk_errors, sync_folder
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import CollectionInfo, Flat
+from vecstore.types import KIND_NAMES, CollectionInfo, Flat
 from vecstore.verbs import DatabaseVerbs
 
 FORMAT: Final = 1
@@ -100,7 +100,7 @@ class Database(DatabaseVerbs):
             with disk_errors(parent):
                 try:
                     unfinished.mkdir()
-                    Store.create(unfinished, {"dim": info.dim, "metric": info.metric, "index": {"kind": "flat"}})
+                    Store.create(unfinished, _config(info))
                     unfinished.rename(parent / info.name)
                     sync_folder(parent)
                 except BaseException:
@@ -137,7 +137,7 @@ class Database(DatabaseVerbs):
             if name not in self.list_collections():
                 raise self._no_collection(name)
             store = Store.share(folder, read_only=self.read_only, max_size=self._max_size)
-            info = CollectionInfo(name, store.config["dim"], store.config["metric"], Flat())
+            info = _info(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
             self._open_collections[name] = opened
             return opened
@@ -189,6 +189,19 @@ class Database(DatabaseVerbs):
 
     def __repr__(self) -> str:
         return f"<Database {str(self.path)!r}{' read-only' if self.read_only else ''}>"
+
+
+def _config(info: CollectionInfo) -> dict[str, Any]:
+    """What a collection remembers of how it was created."""
+    codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
+    return {"dim": info.dim, "metric": info.metric, "index": {"kind": "flat"}, "quantization": codes}
+
+
+def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
+    """The same, read back."""
+    codes = config["quantization"]
+    kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
+    return CollectionInfo(name, config["dim"], config["metric"], Flat(), None if codes is None else kinds[codes]())
 
 
 def _refuse_foreign(path: Path) -> None:

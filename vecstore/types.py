@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,29 @@ class Flat:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8:
+    """Codes of 8 bits a dimension: a quarter of the row, and practically all of its recall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int4:
+    """Codes of 4 bits a dimension: an eighth of the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """Codes of 1 bit a dimension (RaBitQ): a thirty-second of the row, for 256 dimensions and more."""
+
+
+Quantization: TypeAlias = Int8 | Int4 | Binary
+"""Codes that are kept in RAM and scanned instead of the rows; the best candidates are rescored from the rows."""
+
+
+KIND_NAMES: Final[dict[type[Quantization], str]] = {Int8: "int8", Int4: "int4", Binary: "binary"}
+"""The names of the kinds of codes, as they are stored."""
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionInfo:
     """What a collection was created with."""
 
@@ -72,6 +95,7 @@ class CollectionInfo:
     dim: int
     metric: Metric = "cosine"
     index: Flat = field(default_factory=Flat)
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +123,8 @@ class Stats:
     """Pages of the file that the next writes use again."""
     file_bytes: int
     """The whole data file."""
+    code_bytes: int
+    """Codes in RAM, once a search has made them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,18 @@ from vecstore.arguments import Rows, verb
 from vecstore.errors import InvalidArgumentError
 from vecstore.filters import compile_filter
 from vecstore.types import (
+    Binary,
     CollectionInfo,
     Filter,
     Finding,
     Flat,
     Hit,
     Id,
+    Int4,
+    Int8,
     Metric,
     Page,
+    Quantization,
     Record,
     Stats,
     WriteResult,
@@ -48,6 +52,8 @@ class Query:
     score_threshold: float | None = None
     with_payload: bool = True
     with_vectors: bool = False
+    oversampling: float | None = None
+    exact: bool = False
 
 
 class Closing(ABC):
@@ -174,6 +180,8 @@ class CollectionVerbs(Closing):
         score_threshold: float | None = ...,
         with_payload: bool = ...,
         with_vectors: bool = ...,
+        oversampling: float | None = ...,
+        exact: bool = ...,
     ) -> list[Hit]: ...
 
     @overload
@@ -186,6 +194,8 @@ class CollectionVerbs(Closing):
         score_threshold: float | None = ...,
         with_payload: bool = ...,
         with_vectors: bool = ...,
+        oversampling: float | None = ...,
+        exact: bool = ...,
     ) -> list[list[Hit]]: ...
 
     @overload
@@ -198,6 +208,8 @@ class CollectionVerbs(Closing):
         score_threshold: float | None = ...,
         with_payload: bool = ...,
         with_vectors: bool = ...,
+        oversampling: float | None = ...,
+        exact: bool = ...,
     ) -> Any: ...
 
     @verb
@@ -210,12 +222,17 @@ class CollectionVerbs(Closing):
         score_threshold: float | None = None,
         with_payload: bool = True,
         with_vectors: bool = False,
+        oversampling: float | None = None,
+        exact: bool = False,
     ) -> Any:
         """The k nearest rows, best first: a list of hits for one query `(dim,)`, a list of such lists for `(n, dim)`.
 
         There are fewer than k hits only where fewer rows match. With `filter` only rows whose payload matches
         count, with `score_threshold` only those with at least that score. `score` is higher for nearer rows:
         the cosine, the inner product, or minus the Euclidean distance.
+
+        In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary), and `exact=True` scans the rows instead.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
         found = self._search(
@@ -226,9 +243,17 @@ class CollectionVerbs(Closing):
                 arguments.threshold(score_threshold),
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
+                self._oversampling(oversampling, exact),
+                arguments.flag(exact, "exact"),
             )
         )
         return found[0] if single else found
+
+    def _oversampling(self, value: Any, exact: bool) -> float | None:
+        if value is not None and (self.info.quantization is None or exact):
+            reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
+            raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
+        return arguments.at_least_one(value, "oversampling")
 
     @verb
     def scroll(
@@ -306,17 +331,29 @@ class DatabaseVerbs(Closing):
         metric: Metric = "cosine",
         *,
         index: Flat | None = None,
+        quantization: Quantization | None = None,
         exist_ok: bool = False,
     ) -> CollectionVerbs:
         """Create a collection for vectors of `dim` numbers (1 to 8192), compared by cosine, dot or l2.
 
         AlreadyExistsError if there is one of that name; with `exist_ok=True` it is returned instead, provided
         it was created alike. A name has 1 to 128 letters, digits, dots, dashes and underscores.
+
+        With `quantization` (`Int8()`, `Int4()` or `Binary()`) a search scans codes in RAM instead of the rows, which
+        is several times as fast, and rescores the best candidates from the rows.
         """
         if index is not None and not isinstance(index, Flat):
             raise InvalidArgumentError(f"index: expected vecstore.Flat(), got {index!r}")
+        if quantization is not None and not isinstance(quantization, Int8 | Int4 | Binary):
+            raise InvalidArgumentError(
+                f"quantization: expected vecstore.Int8(), Int4() or Binary(), or None, got {quantization!r}"
+            )
         wanted = CollectionInfo(
-            _collection_name(name), arguments.dimension(dim), arguments.metric_name(metric), index or Flat()
+            _collection_name(name),
+            arguments.dimension(dim),
+            arguments.metric_name(metric),
+            index or Flat(),
+            quantization,
         )
         return self._create(wanted, arguments.flag(exist_ok, "exist_ok"))
 

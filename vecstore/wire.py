@@ -24,13 +24,34 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from vecstore import errors
 from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError, RemoteError, VecstoreError
-from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Metric, Payload, Record, Stats, WriteResult
+from vecstore.types import (
+    Binary,
+    CollectionInfo,
+    Filter,
+    Finding,
+    Hit,
+    Id,
+    Int4,
+    Int8,
+    Metric,
+    Payload,
+    Quantization,
+    Record,
+    Stats,
+    WriteResult,
+)
 from vecstore.v1 import vecstore_pb2 as pb
 
 DOMAIN: Final = "vecstore"
 MAX_MESSAGE_BYTES: Final = 256 << 20
 MAX_TRAILER_BYTES: Final = 128 << 10  # gRPC's own 8 KiB cannot hold an error that names ten long ids
 
+_QUANTIZATIONS: Final[dict[type[Quantization], Any]] = {
+    Int8: pb.QUANTIZATION_INT8,
+    Int4: pb.QUANTIZATION_INT4,
+    Binary: pb.QUANTIZATION_BINARY,
+}
+_QUANTIZATION_KINDS: Final = {number: kind for kind, number in _QUANTIZATIONS.items()}
 _METRICS: Final[dict[Metric, Any]] = {"cosine": pb.METRIC_COSINE, "dot": pb.METRIC_DOT, "l2": pb.METRIC_L2}
 _METRIC_NAMES: Final = {number: name for name, number in _METRICS.items()} | {pb.METRIC_UNSPECIFIED: "cosine"}
 
@@ -248,18 +269,28 @@ def read_hits(message: pb.SearchResponse) -> list[list[Hit]]:
 
 def write_info(info: CollectionInfo) -> pb.CollectionInfo:
     """What a collection was created with."""
-    return pb.CollectionInfo(name=info.name, dim=info.dim, metric=_METRICS[info.metric])
+    codes = pb.QUANTIZATION_UNSPECIFIED if info.quantization is None else _QUANTIZATIONS[type(info.quantization)]
+    return pb.CollectionInfo(name=info.name, dim=info.dim, metric=_METRICS[info.metric], quantization=codes)
 
 
 def read_info(message: pb.CollectionInfo) -> CollectionInfo:
     """What a collection was created with."""
-    return CollectionInfo(message.name, message.dim, _metric(message.metric))
+    quantization = _quantization(message.quantization)
+    return CollectionInfo(message.name, message.dim, _metric(message.metric), quantization=quantization)
 
 
 def _metric(number: int) -> Metric:
     if number not in _METRIC_NAMES:
         raise InvalidArgumentError(f"metric: expected a value of vecstore.v1.Metric, got {number}")
     return _METRIC_NAMES[number]
+
+
+def _quantization(number: int) -> Quantization | None:
+    if number == pb.QUANTIZATION_UNSPECIFIED:
+        return None
+    if number not in _QUANTIZATION_KINDS:
+        raise InvalidArgumentError(f"quantization: expected a value of vecstore.v1.Quantization, got {number}")
+    return _QUANTIZATION_KINDS[number]()
 
 
 def write_result(result: WriteResult) -> pb.WriteResult:
@@ -274,6 +305,7 @@ def read_result(message: pb.WriteResult) -> WriteResult:
 
 _STATS: Final = (
     "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes",
+    "code_bytes",
 )  # fmt: skip
 
 

@@ -51,7 +51,9 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
     @answered
     def CreateCollection(self, request: pb.CreateCollectionRequest) -> pb.CreateCollectionResponse:  # noqa: N802
         info = wire.read_info(request.info)
-        made = self._db.create_collection(info.name, info.dim, info.metric, exist_ok=request.exist_ok)
+        made = self._db.create_collection(
+            info.name, info.dim, info.metric, quantization=info.quantization, exist_ok=request.exist_ok
+        )
         return pb.CreateCollectionResponse(info=wire.write_info(made.info))
 
     @answered
@@ -106,6 +108,8 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
             request.k,
             filter=wire.filter_of(request),
             score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
+            oversampling=request.oversampling if request.HasField("oversampling") else None,
+            exact=request.exact,
             **flags,
         )
         return wire.write_hits(found, **flags)

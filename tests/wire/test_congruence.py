@@ -55,6 +55,8 @@ def fill(db: DatabaseVerbs) -> None:
             {"raw": b"\0\xff", "n": 2**60},
         ]
         rows.insert([1, "1", "zwei", 2**63 - 1], E + 0.25, payloads)
+    codes = db.create_collection("c-codes", 4, quantization=vecstore.Int4())
+    codes.insert(range(1500), np.random.default_rng(0).standard_normal((1500, 4)))
     FILLED[db] = contents(db)
 
 
@@ -97,6 +99,9 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: db.list_collections(),
     lambda db: db.create_collection("new", 7, "l2"),
     lambda db: db.create_collection("new", 7, index=vecstore.Flat(), exist_ok=True),
+    lambda db: db.create_collection("new", 7, quantization=vecstore.Binary()),
+    lambda db: db.create_collection("new", 7, quantization="int8"),
+    lambda db: db.create_collection("c-dot", 4, "dot", quantization=vecstore.Int8(), exist_ok=True),
     lambda db: db.create_collection("c-dot", 4, "dot"),
     lambda db: db.create_collection("c-dot", 4, "dot", exist_ok=True),
     lambda db: db.create_collection("c-dot", 5, "dot", exist_ok=True),
@@ -167,6 +172,14 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: c(db).search(E[1], filter={"deep.x": True}),
     lambda db: c(db).search(E[1], filter={"n": {"$gte": 2, "$regex": "x"}}),
     lambda db: c(db).search(E[1], filter=["n"]),
+    lambda db: c(db).search(E[1], exact=True),
+    lambda db: c(db).search(E[1], exact=1),
+    lambda db: c(db).search(E[1], oversampling=2),
+    lambda db: c(db, "codes").search(E[1], oversampling=3),
+    lambda db: c(db, "codes").search(E, exact=True),
+    lambda db: c(db, "codes").search(E[1], oversampling=3, exact=True),
+    lambda db: c(db, "codes").search(E[1], oversampling=0.5),
+    lambda db: (c(db, "codes").search(E), c(db, "codes").stats()),
     lambda db: c(db).search(E[:0]),
     lambda db: c(db).search(E[1], 0),
     lambda db: c(db).search(E[1], k=2.0),

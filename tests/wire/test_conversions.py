@@ -113,7 +113,7 @@ def test_small_messages() -> None:
     assert wire.read_info(pb.CollectionInfo(name="docs", dim=3)).metric == "cosine"
     result = WriteResult(9, inserted=1, updated=2, deleted=3)
     assert wire.read_result(sent(wire.write_result(result))) == result
-    stats = Stats("docs", 3, "dot", "Flat", *range(1, 10))
+    stats = Stats("docs", 3, "dot", "Flat", *range(1, 11))
     assert wire.read_stats(sent(wire.write_stats(stats))) == stats
     finding = Finding("rows", "damaged", (1, "1", 2))
     message = pb.Finding()

@@ -68,6 +68,16 @@ def search(
     return found
 
 
+def rescored(rows: Rows, queries: Floats, pools: npt.NDArray[np.int64], k: int, threshold: float | None) -> Found:
+    """The k best of the candidates in `pools` `(n, depth)` by their exact scores."""
+    bound, depth = _bound(threshold), pools.shape[1]
+    _, slots, _ = _columns(pools)
+    return [
+        _unpack(rescore(rows, query, some, min(k, depth), bound), threshold)
+        for query, some in zip(queries, slots, strict=True)
+    ]
+
+
 def _bound(threshold: float | None) -> np.float32:
     """The float32 just below a threshold: what the kernels let pass; the rest is compared in float64."""
     low = np.float32(-np.inf)
@@ -75,8 +85,9 @@ def _bound(threshold: float | None) -> np.float32:
         return low if threshold is None else np.nextafter(np.float32(threshold), low)
 
 
-def _threads(rows: Rows, queries: int, threads: int | None) -> int:
-    return min(threads or cpus(), max(1, rows.slots * rows.dim * queries // MIN_WORK))
+def threads_for(rows: Rows, queries: int, threads: int | None, share: int = 1) -> int:
+    """Threads that a scan is worth, where a row costs a `share`-th of its dot product."""
+    return min(threads or cpus(), max(1, rows.slots * rows.dim * queries // (MIN_WORK * share)))
 
 
 def _scan_one(
@@ -91,7 +102,7 @@ def _scan_one(
         )
         return pools
 
-    return _merged(over_ranges(rows.slots, 1 << rows.shift, _threads(rows, 1, threads), work), 1, capacity)
+    return merged(over_ranges(rows.slots, 1 << rows.shift, threads_for(rows, 1, threads), work), 1, capacity)
 
 
 def _scan_batch(
@@ -112,9 +123,9 @@ def _scan_batch(
         )
         return pools
 
-    threads = _threads(rows, len(queries), threads)
-    merged = _merged(over_ranges(rows.slots, 1 << rows.shift, threads, work), len(queries), capacity)
-    _, slots, _ = _columns(merged)
+    threads = threads_for(rows, len(queries), threads)
+    pools = merged(over_ranges(rows.slots, 1 << rows.shift, threads, work), len(queries), capacity)
+    _, slots, _ = _columns(pools)
     k = min(k, capacity)
     return [rescore(rows, query, some, k, bound) for query, some in zip(queries, slots, strict=True)]
 
@@ -132,7 +143,7 @@ def _slack(score: np.float32) -> np.float32:
     return np.float32(np.abs(score) * 1e-5)
 
 
-def _merged(parts: list[npt.NDArray[np.int64]], n: int, capacity: int) -> npt.NDArray[np.int64]:
+def merged(parts: list[npt.NDArray[np.int64]], n: int, capacity: int) -> npt.NDArray[np.int64]:
     pools = parts[0] if parts else new_pools(n, capacity)
     for part in parts[1:]:
         merge_pools(pools, part)

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 (kernels take positional arguments only)
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Quantized codes of rows and of queries, and the terms and factors that the scans (scans.py) apply.
 

@@ -46,9 +46,7 @@ class Binary(Quantizer):
         self._query_bytes = PLANES * self.code_bytes
 
     @classmethod
-    def _fit(
-        cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float
-    ) -> Self:
+    def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float) -> Self:
         del some, terms
         return cls(metric, seed, centre, 1.0, 3, unit=unit)
 

@@ -86,9 +86,7 @@ class Quantizer(ABC):
         if "kind" in cls.__dict__:
             Quantizer._kinds[cls.kind] = cls
 
-    def __init__(
-        self, metric: str, seed: int, centre: Floats, step: float, terms_count: int, *, unit: float
-    ) -> None:
+    def __init__(self, metric: str, seed: int, centre: Floats, step: float, terms_count: int, *, unit: float) -> None:
         self.metric, self.seed, self.dim = metric, seed % 2**64, len(centre)
         self.centre = centre
         """What is taken off each row, (dim,) float32."""
@@ -135,9 +133,7 @@ class Quantizer(ABC):
 
     @classmethod
     @abstractmethod
-    def _fit(
-        cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float
-    ) -> Self:
+    def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float) -> Self:
         """The quantizer, given the centre; `some` rows of the sample tell the spread."""
 
     @classmethod
@@ -252,9 +248,7 @@ class Quantizer(ABC):
             )
         try:
             centre = np.frombuffer(fields["centre"], "<f4").astype(np.float32)
-            metric, seed, unit, step, terms = (
-                fields[name] for name in ("metric", "seed", "unit", "step", "terms")
-            )
+            metric, seed, unit, step, terms = (fields[name] for name in ("metric", "seed", "unit", "step", "terms"))
             cls = Quantizer._kinds[fields["kind"]]
             if (
                 metric not in METRICS

@@ -34,9 +34,7 @@ class Uniform(Quantizer):
         """The step for `coordinates` (n, D), whose standard deviation is `sigma`; n may be 0."""
 
     @classmethod
-    def _fit(
-        cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float
-    ) -> Self:
+    def _fit(cls, some: Floats, metric: str, seed: int, centre: Floats, terms: bool | None, *, unit: float) -> Self:
         rotation = Rotation(some.shape[1], padded(some.shape[1], cls._dims_multiple), seed)
         if terms is None:
             terms = metric != "cosine" or float(np.linalg.norm(centre.astype(np.float64))) > _SHORT_MEAN

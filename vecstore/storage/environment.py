@@ -45,7 +45,9 @@ T = TypeVar("T")
 class Environment:
     """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, max_size: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, max_size: int | None = None, create: bool = False
+    ) -> None:
         self.path = path
         self.read_only = read_only
         self.max_size = max_size
@@ -79,7 +81,7 @@ class Environment:
             self.inode = path.stat().st_ino
             self._dbs: dict[str, Any] = {}
             for name in DATABASES:
-                self._dbs[name] = self._env.open_db(name.encode(), create=not read_only)
+                self._dbs[name] = self._env.open_db(name.encode(), create=create)
         except lmdb.NotFoundError:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError, StateError
-from vecstore.storage import blocks, snapshot
+from vecstore.storage import blocks, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment, sync_folder
 from vecstore.storage.log import State
@@ -72,6 +72,13 @@ class View(Reader):
                 raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
             sound[number] = 1
 
+    def added_since(self, lsn: int) -> log.Slots | None:
+        """The slots that got rows after the write `lsn`, ascending; None where the log no longer tells."""
+        entries = log.since(self.txn, self.env.db("log"), lsn, self.state.lsn)
+        if entries is None:
+            return None
+        return np.unique(np.concatenate([log.NO_SLOTS, *(entry.added for entry in entries)]))
+
 
 class Store:
     """An open data.mdb."""
@@ -94,7 +101,7 @@ class Store:
     @classmethod
     def create(cls, folder: Path, config: dict[str, Any]) -> None:
         """Lay an empty store into an existing, empty folder, durably."""
-        env = Environment(folder / DATA_FILE)
+        env = Environment(folder / DATA_FILE, create=True)
         try:
             layout = Layout.of(config["dim"])
             full = {"magic": MAGIC, "format": FORMAT, **config, "shift": layout.shift}

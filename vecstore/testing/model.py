@@ -210,7 +210,7 @@ class ModelCollection(CollectionVerbs):
         """Counts; a model has no file, so sizes but those of its vectors are 0."""
         stored = self._readable()
         n = len(stored.rows)
-        sizes = {"row_bytes": 0, "id_bytes": 0, "log_bytes": 0, "free_bytes": 0, "file_bytes": 0}
+        sizes = {"row_bytes": 0, "id_bytes": 0, "log_bytes": 0, "free_bytes": 0, "file_bytes": 0, "code_bytes": 0}
         kind = type(self.info.index).__name__
         return Stats(self.name, self.dim, self.metric, kind, n, 0, stored.lsn, n * self.dim * 4, **sizes)
 
