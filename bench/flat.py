@@ -145,7 +145,10 @@ def cold(source: Path) -> None:
     print(f"import vecstore   {(imported - bare) * 1e3:+.0f} ms beside bare Python and NumPy (bar 100)")
     print(f"open and answer   {(answered - bare) * 1e3:+.0f} ms in a fresh process, kernels in the cache (bar 1000)")
     with tempfile.TemporaryDirectory() as empty:
-        [compiled] = best(1, lambda: run("import vecstore; vecstore.warmup()", NUMBA_CACHE_DIR=empty))
+        [compiled] = best(
+            1,
+            lambda: run("import vecstore; vecstore.warmup()", NUMBA_CACHE_DIR=empty, XDG_CACHE_HOME=empty, HOME=empty),
+        )
     print(f"empty cache       everything compiled in {compiled:.1f} s (bar 25)")
 
 
