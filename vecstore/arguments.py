@@ -29,6 +29,7 @@ MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
+MAX_DEPTH: Final = 64  # of a payload
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
 
@@ -256,7 +257,7 @@ def pack_payload(payload: Any, row: int = 0, pack: Callable[[Any], bytes] | None
         raise InvalidArgumentError(f"payloads: row {row}: expected a dict or None, got {_show(payload)}")
     try:
         if set(map(type, payload)) - _STR or set(map(type, payload.values())) - _LEAVES:
-            _refuse_odd_keys(payload, 0)
+            _refuse_odd_parts(payload, 0)
         return (pack or _packer())(payload)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(f"payloads: row {row}: {error}") from None
@@ -267,20 +268,20 @@ def unpack_payload(packed: bytes | memoryview | None) -> Payload | None:
     return None if packed is None else msgpack.unpackb(packed)
 
 
-def _refuse_odd_keys(value: Any, depth: int) -> None:
-    """Keys are str, and nesting is shallow enough for every reader."""
-    if depth > 64:
-        raise ValueError("nested more than 64 levels deep")
+def _refuse_odd_parts(value: Any, depth: int) -> None:
+    """Keys are str, nesting is shallow enough for every reader, and msgpack's own extensions are no payload."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
+        _plain(value)
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the keys of a payload are str, got {_show(key)}")
-            if isinstance(inner, dict | list | tuple):
-                _refuse_odd_keys(inner, depth + 1)
-    else:
+            _refuse_odd_parts(inner, depth + 1)
+    elif isinstance(value, list | tuple):
         for inner in value:
-            if isinstance(inner, dict | list | tuple):
-                _refuse_odd_keys(inner, depth + 1)
+            _refuse_odd_parts(inner, depth + 1)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import datetime
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -98,6 +99,8 @@ def refused(call, *parts, error=InvalidArgumentError):
         ([1, 2], [ROW] * 2, [{"a": 1}, {"a": 2**64}], ["row 1"]),
         ([1], [ROW], [{"a": "\ud800"}], ["row 0"]),
         ([1], [ROW], [DEEP], ["row 0", "more than 64 levels"]),
+        ([1], [ROW], [{"a": msgpack.Timestamp(1)}], ["row 0", "cannot store Timestamp"]),
+        ([1], [ROW], [{"a": [msgpack.ExtType(1, b"")]}], ["row 0", "cannot store ExtType"]),
     ],
 )
 def test_rows_that_are_refused(docs, verb, ids, vectors, payloads, parts):

@@ -1,5 +1,7 @@
 """The filter language, as a table: what matches, and what each error says."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 
@@ -197,6 +199,10 @@ def test_whole_numbers_and_floats_compare_exactly():
         ({"a": {"$not": {"b": 1}}}, "filter: a: $not takes operators"),
         ({"a": {"$not": {"$foo": 1}}}, "filter: no operator $foo at a"),
         ({"a": {"$gte": 1, "b": 2}}, "filter: no operator b at a"),
+        ({"a": datetime(2020, 1, 1)}, "filter: cannot compare with datetime"),
+        ({"a": {"$in": [1, {2, 3}]}}, "filter: cannot compare with {2, 3}"),
+        ({"a": {"$ne": {"b": [object]}}}, "filter: cannot compare with <class 'object'>"),
+        ({"a": 2**64}, "filter: cannot compare with 18446744073709551616"),
         ({"a": {"$gtr": 1}}, "filter: no operator $gtr at a; did you mean $gt? there are $eq, $ne, $gt"),
         ({"a": {"$mod": 2}}, "filter: no operator $mod at a; there are $eq"),
     ],

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Callable, Iterator
+from types import NoneType
 from typing import Any, Final
 
 from vecstore.errors import InvalidArgumentError
@@ -128,11 +129,26 @@ def _none(test: Test) -> Test:
 
 def _equals(operand: Any) -> Test:
     operand = _plain(operand)
+    _refuse_odd(operand)
     if operand is None:
         return lambda value: value is None or value is _MISSING
     if isinstance(operand, str):
         return lambda value: value == operand
     return lambda value: value is not _MISSING and _same(value, operand)
+
+
+def _refuse_odd(operand: Any) -> None:
+    """What no payload can hold would never match: better said than kept silent about."""
+    if isinstance(operand, list | tuple | dict):
+        for inner in operand.values() if isinstance(operand, dict) else operand:
+            _refuse_odd(inner)
+    elif not isinstance(_plain(operand), NoneType | bool | int | float | str | bytes):
+        raise InvalidArgumentError(
+            f"filter: cannot compare with {operand!r}, a {type(operand).__name__}: a payload holds None, bool, int, "
+            "float, str, bytes, and lists and dicts of them"
+        )
+    elif isinstance(operand, int) and not -(2**63) <= operand < 2**64:
+        raise InvalidArgumentError(f"filter: cannot compare with {operand}: an int of a payload has 64 bits")
 
 
 def _among(operands: list[Any]) -> Test:
