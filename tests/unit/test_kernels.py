@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from vecstore.kernels import _ir, bits, codes, floats, memory, tiles, twins
+from vecstore.kernels import _ir, bits, codes, eights, floats, memory, tiles, twins
 from vecstore.kernels._jit import JIT
 
 PROFILE = settings(max_examples=100 if JIT else 25, deadline=None, derandomize=True)
@@ -75,6 +75,33 @@ def test_distances_of_floats_at_every_dimension():
     for dim in range(1, 301):
         assert both(floats.dot_f32, a.ctypes.data, b.ctypes.data, dim) == (a[:dim] @ b[:dim],) * 2
         assert both(floats.l2sq_f32, a.ctypes.data, b.ctypes.data, dim) == (((a - b)[:dim] ** 2).sum(),) * 2
+
+
+@cache
+def compiled_eights(function):
+    return njit(lambda rows, stride, query, size, out: function(rows, stride, query, size, out))
+
+
+@pytest.mark.parametrize("dim", [1, 5, 15, 16, 17, 33, 64, 100, 384, 1000])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_eight_rows_at_once_are_eight_single_ones(dim, gap):
+    rng = np.random.default_rng(dim)
+    rows, query = rng.integers(-8, 9, (8, dim + gap)).astype(np.float32), rng.integers(-8, 9, dim).astype(np.float32)
+    for function in (compiled_eights(eights.dots_f32), twins.dots_f32):
+        out = np.full(9, 7, np.float32)
+        function(rows.ctypes.data, rows.strides[0], query.ctypes.data, dim, out.ctypes.data)
+        assert out.tolist() == [*(rows[:, :dim] @ query), 7]
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 24])
+def test_eight_rows_of_codes_at_once_are_eight_single_ones(count):
+    rng = np.random.default_rng(count)
+    rows, query = rng.integers(0, 256, (8, 64 * count)).astype(np.uint8), rng.integers(-128, 128, 64 * count)
+    query = query.astype(np.int8)
+    for function in (compiled_eights(eights.dots_u8s8), twins.dots_u8s8):
+        out = np.full(9, 7, np.int32)
+        function(rows.ctypes.data, rows.strides[0], query.ctypes.data, 64 * count, out.ctypes.data)
+        assert out.tolist() == [*(rows.astype(np.int64) @ query), 7]
 
 
 def test_nan_and_infinity_stay_what_they_are():

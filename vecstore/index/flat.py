@@ -26,7 +26,10 @@ MIN_WORK: Final = 1 << 21
 MIN_BATCH: Final = 4
 # Queries of one pass over the rows: their panels and bounds stay in the second-level cache.
 MAX_BATCH: Final = 256
+# A scan finds, and the scores are then those of each row by itself: the scans sum in other orders, so that the last
+# bits differ. Hence some spare places behind the k-th; a threshold is held against the scores that are returned.
 SPARE: Final = 8
+LOWEST: Final = np.float32(-np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,8 @@ def rescored(rows: Rows, queries: Floats, pools: npt.NDArray[np.int64], k: int, 
 
 def _bound(threshold: float | None) -> np.float32:
     """The float32 just below a threshold: what the kernels let pass; the rest is compared in float64."""
-    low = np.float32(-np.inf)
     with np.errstate(over="ignore"):
-        return low if threshold is None else np.nextafter(np.float32(threshold), low)
+        return LOWEST if threshold is None else np.nextafter(np.float32(threshold), LOWEST)
 
 
 def threads_for(rows: Rows, queries: int, threads: int | None, share: int = 1) -> int:
@@ -93,16 +95,18 @@ def threads_for(rows: Rows, queries: int, threads: int | None, share: int = 1) -
 def _scan_one(
     rows: Rows, allowed: npt.NDArray[np.uint8], query: Floats, k: int, bound: np.float32, threads: int | None
 ) -> npt.NDArray[np.int64]:
-    capacity = min(k, max(1, rows.slots))
+    capacity = min(k + SPARE, max(1, rows.slots))
 
     def work(first: int, last: int) -> npt.NDArray[np.int64]:
         pools = new_pools(1, capacity)
         kernels.scan_rows(
-            rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], allowed, first, last, query, bound, pools[0]
+            rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], allowed, first, last, query, LOWEST, pools[0]
         )
         return pools
 
-    return merged(over_ranges(rows.slots, 1 << rows.shift, threads_for(rows, 1, threads), work), 1, capacity)
+    pools = merged(over_ranges(rows.slots, 1 << rows.shift, threads_for(rows, 1, threads), work), 1, capacity)
+    _, slots, _ = _columns(pools)
+    return rescore(rows, query, slots[0], min(k, capacity), bound)
 
 
 def _scan_batch(
@@ -111,9 +115,7 @@ def _scan_batch(
     capacity = min(k + SPARE, max(1, rows.slots))
     metric = METRICS[rows.metric]
     panels = kernels.query_panels(queries, metric)
-    # The batch sums in another order than one query alone: it finds, and the scores are then those of one alone. The
-    # last bits of a sum may differ, hence some slack at the threshold and some spare places behind the k-th.
-    bounds = np.full(len(queries), np.float32(-np.inf) if np.isinf(bound) else bound - _slack(bound), np.float32)
+    bounds = np.full(len(queries), LOWEST, np.float32)
 
     def work(first: int, last: int) -> npt.NDArray[np.int64]:
         pools = new_pools(len(queries), capacity)
@@ -137,10 +139,6 @@ def rescore(
     pools = new_pools(1, k)
     kernels.rescore_rows(rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], query, slots, bound, pools[0])
     return pools
-
-
-def _slack(score: np.float32) -> np.float32:
-    return np.float32(np.abs(score) * 1e-5)
 
 
 def merged(parts: list[npt.NDArray[np.int64]], n: int, capacity: int) -> npt.NDArray[np.int64]:

@@ -17,6 +17,7 @@ from numba.core.types import float32, int32, int64, uint8, void
 from numpy.typing import NDArray
 
 from vecstore.kernels._jit import const, inlined, kernel
+from vecstore.kernels.eights import dots_f32
 from vecstore.kernels.floats import dot_f32, l2sq_f32
 from vecstore.kernels.memory import address_of, copy_bytes, load_f32, prefetch, trailing_zeros
 from vecstore.kernels.pools import pool_bound, pool_offer
@@ -74,7 +75,13 @@ def live_bits(live, group, start, stop):
     )
 )  # fmt: skip
 def scan_rows(blocks, shift, dim, metric, live, start, stop, query, threshold, pool):
-    """Offer the live slots of start..stop that reach `threshold` to `pool`; returns how many were scored."""
+    """Offer the live slots of start..stop that reach `threshold` to `pool`; returns how many were scored.
+
+    Eight neighbours that all live are scored together, in another order of summing: for scores that do not depend on
+    their neighbours, rescore the best.
+    """
+    products = np.empty(8, np.float32)
+    products_address = address_of(products)
     scored = 0
     capacity = pool.shape[0]
     pool_address = address_of(pool)
@@ -88,6 +95,17 @@ def scan_rows(blocks, shift, dim, metric, live, start, stop, query, threshold, p
         if bits == 0 or block == 0:
             continue
         norms = block + block_rows * dim * 4
+        if bits == 255 and metric != L2:
+            first = (group * 8) & (block_rows - 1)
+            dots_f32(block + first * dim * 4, dim * 4, query_address, dim, products_address)
+            for i in range(8):
+                score = products[i]
+                if metric == COSINE:
+                    score = score * (query_scale * inverse_norm(load_f32(norms + (first + i) * 4)))
+                if score >= bound:
+                    bound = pool_offer(pool_address, capacity, score, group * 8 + i, threshold)
+            scored += 8
+            continue
         while bits != 0:
             slot = group * 8 + trailing_zeros(bits)
             bits &= bits - 1

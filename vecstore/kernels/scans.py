@@ -17,6 +17,7 @@ from numba.core.types import float32, int8, int64, uint8, uint64
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.bits import dot_planes, popcount
 from vecstore.kernels.codes import dot_u4s8, dot_u8s8
+from vecstore.kernels.eights import dots_u8s8
 from vecstore.kernels.memory import address_of, load_f32, trailing_zeros
 from vecstore.kernels.pools import pool_bound, pool_offer
 from vecstore.kernels.rows import live_bits
@@ -50,6 +51,8 @@ def scan_codes(kind, codes, terms, live, start, stop, queries, query_bytes, fact
     codes_address, terms_address = address_of(codes), address_of(terms)
     count, capacity = pools.shape
     no_threshold = np.float32(-np.inf)
+    sums = np.empty(8, np.int32)
+    sums_address = address_of(sums)
     scored = 0
     last = (stop + 7) >> 3
     for block in range(start >> 3, last, _BLOCK_GROUPS):
@@ -60,6 +63,18 @@ def scan_codes(kind, codes, terms, live, start, stop, queries, query_bytes, fact
             bound = pool_bound(pool, capacity, no_threshold)
             for group in range(block, min(block + _BLOCK_GROUPS, last)):
                 bits = live_bits(live, group, start, stop)
+                if kind == INT8 and bits == 255:
+                    dots_u8s8(codes_address + group * 8 * size, size, query, size, sums_address)
+                    for i in range(8):
+                        slot = group * 8 + i
+                        score = load_f32(factor) * np.float32(sums[i]) + load_f32(factor + 4)
+                        if term_bytes != 0:
+                            term = terms_address + slot * term_bytes
+                            score = score * load_f32(term) + load_f32(term + 4)
+                        if score >= bound:
+                            bound = pool_offer(pool, capacity, score, slot, no_threshold)
+                    scored += 8
+                    continue
                 while bits != 0:
                     slot = group * 8 + trailing_zeros(bits)
                     bits &= bits - 1

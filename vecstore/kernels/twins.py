@@ -40,6 +40,16 @@ def dot_u8s8(codes: int, query: int, size: int) -> int:
     return int(np.dot(view(codes, np.uint8, size).astype(np.int64), view(query, np.int8, size)))
 
 
+def dots_f32(rows: int, stride: int, query: int, dim: int, out: int) -> None:
+    """Store `dot_f32` of eight rows, `stride` bytes apart, with the query: eight float32 at `out`."""
+    view(out, np.float32, 8)[:] = [dot_f32(rows + j * stride, query, dim) for j in range(8)]
+
+
+def dots_u8s8(rows: int, stride: int, query: int, size: int, out: int) -> None:
+    """Store `dot_u8s8` of eight rows of codes, `stride` bytes apart, with the query: eight int32 at `out`."""
+    view(out, np.int32, 8)[:] = [dot_u8s8(rows + j * stride, query, size) for j in range(8)]
+
+
 def _nibbles(codes: int, size: int) -> NDArray[np.int64]:
     """The values of Int4 codes by dim: of 64 bytes, the low nibbles are dims 0-63, the high ones 64-127."""
     blocks = view(codes, np.uint8, size).reshape(-1, 1, 64)
