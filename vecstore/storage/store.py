@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import msgpack
 import numpy as np
@@ -24,6 +24,7 @@ from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 from vecstore.storage.transaction import Allocator, Transaction
+from vecstore.types import KIND_NAMES, Metric
 
 FORMAT: Final = 1
 DATA_FILE: Final = "data.mdb"
@@ -63,7 +64,14 @@ class View(Reader):
         todo = np.flatnonzero(sound == 0) if numbers is None else numbers
         for number in todo:
             row = int(self.table.rows[number])
-            if sound[number] or not row:
+            if sound[number]:
+                continue
+            if not row:
+                first = int(number) << self.layout.shift
+                if len(self.table.live_slots(first, first + self.layout.rows)):
+                    raise CorruptionError(
+                        f"{self.env.path}: block {number} of vectors is missing", path=str(self.env.path)
+                    )
                 continue
             value = blocks.at(row - blocks.HEADER_SIZE, self.layout.size)
             try:
@@ -220,6 +228,8 @@ def _read_config(txn: Any, env: Environment) -> dict[str, Any]:
             raise KeyError
     except (ValueError, KeyError, TypeError):
         raise NotADatabaseError(f"{path} was not written by vecstore", path=path) from None
+    if not isinstance(config.get("format"), int):
+        raise CorruptionError(f"{path}: its format is {config.get('format')!r}", path=path)
     if config["format"] > FORMAT:
         raise FormatVersionError(
             f"{path} has format {config['format']}, and this version of vecstore reads up to {FORMAT}; "
@@ -228,4 +238,18 @@ def _read_config(txn: Any, env: Environment) -> dict[str, Any]:
             found=config["format"],
             supported=FORMAT,
         )
+    if not _makes_sense(config):
+        raise CorruptionError(f"{path}: what the collection was created with is damaged: {config}", path=path)
     return config
+
+
+def _makes_sense(config: dict[str, Any]) -> bool:
+    known = {"dim", "metric", "index", "quantization", "shift"} <= config.keys()
+    return (
+        known
+        and isinstance(config["dim"], int)
+        and isinstance(config["shift"], int)
+        and config["metric"] in get_args(Metric)
+        and config["quantization"] in (None, *KIND_NAMES.values())
+        and Layout.of(config["dim"]).shift == config["shift"]
+    )
