@@ -1,0 +1,386 @@
+"""The engines that `bench.ann` runs side by side, a small class for each: build, the sweep of its knob, one search.
+
+Each runs in a process of its own (`bench.worker`) and gets the fastest call that its documentation has for one query.
+Rows and queries have unit norm under cosine, so that engines search them by inner product. Graphs have 16 links a node
+(32 on the ground level) and are built with 200 candidates; what else an engine needs is what its authors use.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+M = 16
+EF_CONSTRUCTION = 200
+EFS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+
+Floats = npt.NDArray[np.float32]
+Knobs = tuple[int, ...]
+Calls = tuple[Callable[[Any], Any], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all engines are asked alike; `efs` is the sweep of those that have an ef, `m` is for vecstore alone."""
+
+    rows: int
+    dim: int
+    metric: str
+    k: int
+    threads: int
+    build_threads: int
+    scratch: Path
+    efs: tuple[int, ...] = EFS
+    m: int = M
+
+    @property
+    def by_product(self) -> bool:
+        """Whether the inner product ranks the rows."""
+        return self.metric != "l2"
+
+
+class Engine:
+    """An index over the rows of a task, and calls that search it."""
+
+    package: ClassVar[str]
+    knobs: ClassVar[tuple[str, ...]] = ("ef",)
+    batches: ClassVar[tuple[int, ...]] = (1,)
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def version(self) -> str:
+        """The version of the engine's package."""
+        return importlib.metadata.version(self.package)
+
+    def warm(self) -> None:
+        """Import and compile whatever is needed, before memory and time are taken."""
+
+    def build(self, rows: Floats) -> None:
+        """Index the rows `(n, dim)`, numbered from 0."""
+        raise NotImplementedError
+
+    def sweep(self) -> list[Knobs]:
+        """The settings to search with, the fastest first."""
+        return [(ef,) for ef in self.task.efs if ef >= self.task.k]
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        """A call that searches, and what to call it with, one for each query."""
+        raise NotImplementedError
+
+    def batched(self, queries: Floats, knobs: Knobs, batch: int) -> Calls:
+        """A call that searches `batch` queries, and what to call it with; what returns is a result for each query."""
+        raise NotImplementedError
+
+    def ids(self, result: Any) -> Sequence[int]:
+        """The row numbers in what a call returned for one query."""
+        raise NotImplementedError
+
+
+class Vecstore(Engine):
+    package = "vecstore"
+
+    def _index(self) -> Any:
+        import vecstore
+
+        graph = vecstore.HNSW(m=self.task.m, ef_construction=EF_CONSTRUCTION)
+        return vecstore.Index(self.task.dim, metric=self.task.metric, index=graph, quantization="auto")
+
+    def warm(self) -> None:
+        import vecstore
+
+        vecstore.warmup()
+        few = np.random.default_rng(0).standard_normal((300, self.task.dim), np.float32)
+        index = self._index()
+        index.add(few, threads=self.task.build_threads)
+        index.search(few[0], self.task.k, ef=self.task.k, threads=self.task.threads)
+
+    def build(self, rows: Floats) -> None:
+        self.index = self._index()
+        self.index.add(rows, threads=self.task.build_threads)
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, threads, (ef,) = self.index.search, self.task.k, self.task.threads, knobs
+        return lambda query: search(query, k, ef=ef, threads=threads), list(queries)
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result[0]
+
+
+class Hnswlib(Engine):
+    package = "hnswlib"
+
+    def warm(self) -> None:
+        import hnswlib  # noqa: F401
+
+    def build(self, rows: Floats) -> None:
+        import hnswlib
+
+        self.index = hnswlib.Index("ip" if self.task.by_product else "l2", self.task.dim)
+        self.index.init_index(len(rows), M=M, ef_construction=EF_CONSTRUCTION)
+        self.index.add_items(rows, num_threads=self.task.build_threads)
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, threads = self.index.knn_query, self.task.k, self.task.threads
+        self.index.set_ef(knobs[0])
+        return lambda query: search(query, k, threads), list(queries)
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result[0][0]
+
+
+class Faiss(Engine):
+    """A string of faiss's index factory."""
+
+    package = "faiss-cpu"
+
+    def factory(self) -> str:
+        raise NotImplementedError
+
+    def prepare(self, index: Any) -> None:
+        """Set what the factory string cannot."""
+
+    def turn(self, knobs: Knobs) -> None:
+        raise NotImplementedError
+
+    def warm(self) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(self.task.build_threads)
+
+    def build(self, rows: Floats) -> None:
+        import faiss
+
+        metric = faiss.METRIC_INNER_PRODUCT if self.task.by_product else faiss.METRIC_L2
+        self.index = faiss.index_factory(self.task.dim, self.factory(), metric)
+        self.prepare(self.index)
+        self.index.train(rows)
+        self.index.add(rows)
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        import faiss
+
+        faiss.omp_set_num_threads(self.task.threads)
+        self.turn(knobs)
+        search, k = self.index.search, self.task.k
+        return lambda query: search(query, k), in_rows(queries)
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result[1][0]
+
+
+class FaissHnsw(Faiss):
+    def factory(self) -> str:
+        return f"HNSW{M},Flat"
+
+    def prepare(self, index: Any) -> None:
+        index.hnsw.efConstruction = EF_CONSTRUCTION
+
+    def turn(self, knobs: Knobs) -> None:
+        self.index.hnsw.efSearch = knobs[0]
+
+
+class FaissHnswSq8(FaissHnsw):
+    def factory(self) -> str:
+        return f"HNSW{M},SQ8"
+
+
+class FaissIvfPq(Faiss):
+    """Four bits for each block of dimensions, scanned in registers, the best rescored from full rows."""
+
+    knobs = ("nprobe", "k_factor")
+
+    def factory(self) -> str:
+        blocks = self.task.dim // block_of(self.task.dim)
+        while self.task.dim % blocks:
+            blocks -= 1
+        return f"IVF{self.lists()},PQ{blocks}x4fs,RFlat"
+
+    def lists(self) -> int:
+        return 1 << round(math.log2(4 * math.sqrt(self.task.rows)))
+
+    def sweep(self) -> list[Knobs]:
+        return [(1 << i, factor) for i in range(9) if 1 << i <= self.lists() for factor in (4, 20)]
+
+    def turn(self, knobs: Knobs) -> None:
+        import faiss
+
+        faiss.extract_index_ivf(self.index).nprobe, self.index.k_factor = knobs
+
+
+class Usearch(Engine):
+    """Rows in the type that usearch itself chooses for the machine."""
+
+    package = "usearch"
+    dtype: ClassVar[str | None] = None
+
+    def warm(self) -> None:
+        import usearch.index  # noqa: F401
+
+    def build(self, rows: Floats) -> None:
+        import usearch.index
+
+        self.index = usearch.index.Index(
+            ndim=self.task.dim,
+            metric="ip" if self.task.by_product else "l2sq",
+            dtype=self.dtype,
+            connectivity=M,
+            expansion_add=EF_CONSTRUCTION,
+        )
+        self.index.add(np.arange(len(rows)), rows, threads=self.task.build_threads)
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, threads = self.index.search, self.task.k, self.task.threads
+        self.index.expansion_search = knobs[0]
+        return lambda query: search(query, k, threads=threads), list(queries)
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result.keys
+
+
+class UsearchInt8(Usearch):
+    dtype = "i8"
+
+    def build(self, rows: Floats) -> None:
+        if self.task.metric != "cosine":
+            raise ValueError("its codes of 8 bits are for vectors of unit norm")
+        super().build(rows)
+
+
+class Rabitq(Engine):
+    """An index of rabitqlib, which takes 64 dimensions or more; the zeros that fill shorter rows change no score."""
+
+    package = "rabitqlib"
+
+    def warm(self) -> None:
+        import rabitqlib  # noqa: F401
+
+    def wide(self, rows: Floats) -> Floats:
+        return rows if self.task.dim >= 64 else np.pad(rows, ((0, 0), (0, 64 - self.task.dim)))
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, threads, (ef,) = self.index.search, self.task.k, self.task.threads, knobs
+        return lambda query: search(query, k, ef, threads), in_rows(self.wide(queries))
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result[0][0]
+
+
+class RabitqHnsw(Rabitq):
+    """HNSW over codes of one and eight bits a dimension; full rows are not kept."""
+
+    def build(self, rows: Floats) -> None:
+        import rabitqlib
+
+        rows, threads = self.wide(rows), self.task.build_threads
+        exact = rabitqlib.FinalAssignmentMode.Exact
+        means = rabitqlib.RaBitQKMeans(rows.shape[1], 16, num_threads=threads, final_assignment=exact)
+        means.train(rows)
+        self.index = rabitqlib.HnswIndex(
+            dim=rows.shape[1],
+            max_elements=len(rows),
+            M=M,
+            ef_construction=EF_CONSTRUCTION,
+            nbits=9,
+            metric="ip" if self.task.by_product else "l2",
+        )
+        self.index.build(rows, means.centroids, means.assignments, num_threads=threads)
+
+
+class SymphonyQg(Rabitq):
+    """A graph of degree 32 whose nodes carry one-bit codes of their neighbours beside their full rows."""
+
+    def build(self, rows: Floats) -> None:
+        import rabitqlib
+
+        rows, metric = self.wide(rows), "ip" if self.task.by_product else "l2"
+        self.index = rabitqlib.SymqgIndex(dim=rows.shape[1], max_degree=32, metric=metric)
+        self.index.build(rows, ef_construction=EF_CONSTRUCTION, num_threads=self.task.build_threads)
+
+
+class Scann(Engine):
+    """A tree of one level with spilling (SOAR), anisotropic hashing, and rescoring."""
+
+    package = "scann"
+    knobs = ("leaves", "reorder")
+
+    def warm(self) -> None:
+        import scann  # noqa: F401
+
+    def leaves(self) -> int:
+        return round(2 * math.sqrt(self.task.rows))
+
+    def build(self, rows: Floats) -> None:
+        import scann
+
+        product = self.task.by_product
+        builder = scann.scann_ops_pybind.builder(rows, self.task.k, "dot_product" if product else "squared_l2")
+        builder.set_n_training_threads(self.task.build_threads)
+        spilling = {"soar_lambda": 1.5, "overretrieve_factor": 2.0} if product else {}
+        builder.tree(self.leaves(), self.leaves() // 10, training_sample_size=min(len(rows), 250_000), **spilling)
+        builder.score_ah(block_of(self.task.dim), anisotropic_quantization_threshold=0.2 if product else math.nan)
+        self.index = builder.reorder(100).build()
+
+    def sweep(self) -> list[Knobs]:
+        leaves = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
+        return [(some, reorder) for some in leaves if some <= self.leaves() for reorder in (50, 200)]
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, (leaves, reorder) = self.index.search, self.task.k, knobs
+        return lambda query: search(query, k, reorder, leaves), list(queries)
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result[0]
+
+
+class Voyager(Engine):
+    package = "voyager"
+
+    def warm(self) -> None:
+        import voyager  # noqa: F401
+
+    def build(self, rows: Floats) -> None:
+        import voyager
+
+        space = voyager.Space.InnerProduct if self.task.by_product else voyager.Space.Euclidean
+        self.index = voyager.Index(space, self.task.dim, M=M, ef_construction=EF_CONSTRUCTION, max_elements=len(rows))
+        self.index.add_items(rows, num_threads=self.task.build_threads)
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, threads, (ef,) = self.index.query, self.task.k, self.task.threads, knobs
+        return lambda query: search(query, k, threads, ef), list(queries)
+
+    def ids(self, result: Any) -> Sequence[int]:
+        return result[0]
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "vecstore": Vecstore,
+    "hnswlib": Hnswlib,
+    "faiss-hnsw": FaissHnsw,
+    "faiss-hnsw-sq8": FaissHnswSq8,
+    "faiss-ivf-pq": FaissIvfPq,
+    "usearch": Usearch,
+    "usearch-i8": UsearchInt8,
+    "rabitq-hnsw": RabitqHnsw,
+    "symphonyqg": SymphonyQg,
+    "scann": Scann,
+    "voyager": Voyager,
+}
+
+
+def in_rows(queries: Floats, batch: int = 1) -> list[Floats]:
+    """The queries as arrays `(batch, dim)`."""
+    return [queries[first : first + batch] for first in range(0, len(queries), batch)]
+
+
+def block_of(dim: int) -> int:
+    """Dimensions that share a code of four bits; more in long rows, whose codes are scanned for longer."""
+    return 2 if dim <= 512 else 4
