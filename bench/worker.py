@@ -24,7 +24,7 @@ import numpy.typing as npt
 from bench.durable import COLLECTIONS, cpus
 from bench.engines import ENGINES, Engine, Knobs, Task
 
-LEAST = 0.1  # seconds; few queries are asked again until they took that long
+LEAST = 0.05  # seconds; few queries are asked again until they took that long
 
 
 class EngineError(Exception):
