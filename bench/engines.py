@@ -349,8 +349,11 @@ class Voyager(Engine):
     def build(self, rows: Floats) -> None:
         import voyager
 
-        space = voyager.Space.InnerProduct if self.task.by_product else voyager.Space.Euclidean
-        self.index = voyager.Index(space, self.task.dim, M=M, ef_construction=EF_CONSTRUCTION, max_elements=len(rows))
+        # Its inner product adds a dimension; over five builds of the sample recall ended at 0.995 to 1, not 0.999 to 1.
+        spaces = {"cosine": voyager.Space.Cosine, "dot": voyager.Space.InnerProduct, "l2": voyager.Space.Euclidean}
+        self.index = voyager.Index(
+            spaces[self.task.metric], self.task.dim, M=M, ef_construction=EF_CONSTRUCTION, max_elements=len(rows)
+        )
         self.index.add_items(rows, num_threads=self.task.build_threads)
 
     def calls(self, queries: Floats, knobs: Knobs) -> Calls:
