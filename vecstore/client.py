@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from vecstore.arguments import Rows, verb
+from vecstore.arguments import Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
+from vecstore.keywords import verb
 from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
 from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecstore import arguments
-from vecstore.arguments import verb
 from vecstore.collection import Collection
 from vecstore.errors import (
     AlreadyExistsError,
@@ -28,6 +27,7 @@ from vecstore.errors import (
     NotADatabaseError,
     ReadOnlyError,
 )
+from vecstore.keywords import verb
 from vecstore.storage.environment import disk_errors, sync_folder
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store

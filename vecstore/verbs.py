@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore import arguments
-from vecstore.arguments import Rows, verb
+from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError
 from vecstore.filters import compile_filter
+from vecstore.keywords import verb
 from vecstore.types import (
     Binary,
     CollectionInfo,

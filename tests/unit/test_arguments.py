@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import DimensionMismatchError, InvalidArgumentError, UnknownArgumentError, arguments
+from vecstore import DimensionMismatchError, InvalidArgumentError, UnknownArgumentError, arguments, keywords
 
 NAN, INF = float("nan"), float("inf")
 ROW = [1.0, 0.0, 0.0]
@@ -288,7 +288,7 @@ def test_unknown_arguments_of_databases(db, tmp_path):
 
 @pytest.mark.parametrize("verb", ["search", "scroll", "insert", "update", "get", "count"])
 def test_every_synonym_leads_to_an_argument_the_verb_has_or_to_a_list(docs, verb):
-    for word in arguments.SYNONYMS:
+    for word in keywords.SYNONYMS:
         try:
             getattr(docs, verb)(**{word: object()})
         except UnknownArgumentError as error:
