@@ -18,7 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DimensionMismatchError, InvalidArgumentError
-from vecstore.types import Filter, Id, Metric, Payload
+from vecstore.types import (
+    HNSW,
+    Binary,
+    Filter,
+    Flat,
+    Id,
+    IndexConfig,
+    Int4,
+    Int8,
+    Metric,
+    Payload,
+    Quantization,
+)
 
 MAX_INT_ID: Final = 2**63 - 1
 MAX_STR_ID: Final = 480  # bytes; an LMDB key holds 511
@@ -26,7 +38,9 @@ MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
+MIN_INT4_DIM: Final = 128  # below it Int8 is small enough, and the better estimate
 MAX_DEPTH: Final = 64  # of a payload
+MAX_SEED: Final = 2**31 - 1
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
 
@@ -258,6 +272,40 @@ def metric_name(metric: Any) -> Metric:
     return metric  # type: ignore[no-any-return]
 
 
+def index_config(value: Any) -> IndexConfig:
+    """Check the `index` of a new collection; the numbers come back as Python's own."""
+    if isinstance(value, Flat):
+        return value
+    if not isinstance(value, HNSW):
+        raise InvalidArgumentError(f"index: expected vecstore.HNSW(), Flat() or None, got {value!r}")
+    m = whole_number(value.m, "index.m", 8, 128)
+    if m % 8:
+        raise InvalidArgumentError(f"index.m: expected a multiple of 8, got {m}")
+    return HNSW(
+        m,
+        whole_number(value.ef_construction, "index.ef_construction", 16, 2000),
+        whole_number(value.ef, "index.ef", 10, 10_000),
+        number(value.alpha, "index.alpha", 1, 2),
+        whole_number(value.seed, "index.seed", 0, MAX_SEED),
+    )
+
+
+def quantization_kind(value: Any, index: IndexConfig, dim: int) -> Quantization | None:
+    """Check the `quantization` of a new collection; "auto" becomes what suits its index and dimension.
+
+    A flat collection is exact unless it is asked for codes.
+    """
+    if isinstance(value, str) and value == "auto":
+        if isinstance(index, Flat):
+            return None
+        return Int4() if dim >= MIN_INT4_DIM else Int8()
+    if value is not None and not isinstance(value, Int8 | Int4 | Binary):
+        raise InvalidArgumentError(
+            f'quantization: expected vecstore.Int8(), Int4() or Binary(), None or "auto", got {value!r}'
+        )
+    return value
+
+
 def whole_number(value: Any, name: str, low: int, high: int) -> int:
     """Check an int argument against its range."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -276,12 +324,10 @@ def threshold(value: Any) -> float | None:
     return float(value)
 
 
-def at_least_one(value: Any, name: str) -> float | None:
-    """Check a factor of 1 to 1000, or None."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 1 <= value <= MAX_FACTOR:
-        raise InvalidArgumentError(f"{name}: expected a number from 1 to {MAX_FACTOR}, got {_show(value)}")
+def number(value: Any, name: str, low: int, high: int) -> float:
+    """Check a number against its range; NaN lies in none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not low <= value <= high:
+        raise InvalidArgumentError(f"{name}: expected a number from {low} to {high}, got {_show(value)}")
     return float(value)
 
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from vecstore.errors import UnknownArgumentError
 
@@ -30,11 +30,15 @@ SYNONYMS: Final = {
     **dict.fromkeys(["map_size", "max_bytes"], "max_size"),
     **dict.fromkeys(["deadline", "request_timeout"], "timeout"),
     **dict.fromkeys(["host", "url", "uri", "endpoint"], "address"),
+    **dict.fromkeys(["ef_search", "efSearch", "hnsw_ef", "ef_runtime", "search_k"], "ef"),
+    **dict.fromkeys(["ef_construct", "efConstruction"], "ef_construction"),
+    "M": "m",
 }
 _SECOND_CHOICE: Final = {"top_k": "k", "k": "limit", "limit": "k", "n": "limit"}
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=type[Any])
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
@@ -45,10 +49,21 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         if kwargs and not kwargs.keys() <= known:
-            raise _unknown(function.__name__, next(k for k in kwargs if k not in known), names)
+            raise _unknown(_called(function), next(k for k in kwargs if k not in known), names)
         return function(*args, **kwargs)
 
     return checked
+
+
+def named(cls: T) -> T:
+    """Make an unknown keyword of a class's constructor an UnknownArgumentError, as `verb` does for a function."""
+    cls.__init__ = verb(cls.__init__)
+    return cls
+
+
+def _called(function: Callable[..., Any]) -> str:
+    """What a caller writes to call it."""
+    return function.__qualname__.split(".")[-2] if function.__name__ == "__init__" else function.__name__
 
 
 def _unknown(function: str, word: str, names: list[str]) -> UnknownArgumentError:

@@ -20,15 +20,13 @@ from vecstore.errors import InvalidArgumentError
 from vecstore.filters import compile_filter
 from vecstore.keywords import verb
 from vecstore.types import (
-    Binary,
+    HNSW,
     CollectionInfo,
     Filter,
     Finding,
-    Flat,
     Hit,
     Id,
-    Int4,
-    Int8,
+    IndexConfig,
     Metric,
     Page,
     Quantization,
@@ -254,7 +252,7 @@ class CollectionVerbs(Closing):
         if value is not None and (self.info.quantization is None or exact):
             reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
             raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
-        return arguments.at_least_one(value, "oversampling")
+        return None if value is None else arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
 
     @verb
     def scroll(
@@ -331,8 +329,8 @@ class DatabaseVerbs(Closing):
         dim: int,
         metric: Metric = "cosine",
         *,
-        index: Flat | None = None,
-        quantization: Quantization | None = None,
+        index: IndexConfig | None = None,
+        quantization: Quantization | Literal["auto"] | None = "auto",
         exist_ok: bool = False,
     ) -> CollectionVerbs:
         """Create a collection for vectors of `dim` numbers (1 to 8192), compared by cosine, dot or l2.
@@ -340,22 +338,16 @@ class DatabaseVerbs(Closing):
         AlreadyExistsError if there is one of that name; with `exist_ok=True` it is returned instead, provided
         it was created alike. A name has 1 to 128 letters, digits, dots, dashes and underscores.
 
-        With `quantization` (`Int8()`, `Int4()` or `Binary()`) a search scans codes in RAM instead of the rows, which
-        is several times as fast, and rescores the best candidates from the rows.
+        `index` is `HNSW()`, a graph, unless it is `Flat()`, where every search reads every row. With `quantization`
+        (`Int8()`, `Int4()` or `Binary()`) a search reads codes in RAM instead of the rows, which is several times as
+        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 128 dimensions and more, `Int8()`
+        for fewer, and None with `Flat()`, which so stays exact.
         """
-        if index is not None and not isinstance(index, Flat):
-            raise InvalidArgumentError(f"index: expected vecstore.Flat(), got {index!r}")
-        if quantization is not None and not isinstance(quantization, Int8 | Int4 | Binary):
-            raise InvalidArgumentError(
-                f"quantization: expected vecstore.Int8(), Int4() or Binary(), or None, got {quantization!r}"
-            )
-        wanted = CollectionInfo(
-            _collection_name(name),
-            arguments.dimension(dim),
-            arguments.metric_name(metric),
-            index or Flat(),
-            quantization,
-        )
+        name, dim = _collection_name(name), arguments.dimension(dim)
+        metric = arguments.metric_name(metric)
+        config = HNSW() if index is None else arguments.index_config(index)
+        codes = arguments.quantization_kind(quantization, config, dim)
+        wanted = CollectionInfo(name, dim, metric, config, codes)
         return self._create(wanted, arguments.flag(exist_ok, "exist_ok"))
 
     @verb

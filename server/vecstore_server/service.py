@@ -50,10 +50,7 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
 
     @answered
     def CreateCollection(self, request: pb.CreateCollectionRequest) -> pb.CreateCollectionResponse:  # noqa: N802
-        info = wire.read_info(request.info)
-        made = self._db.create_collection(
-            info.name, info.dim, info.metric, quantization=info.quantization, exist_ok=request.exist_ok
-        )
+        made = self._db.create_collection(**wire.read_creation(request.info), exist_ok=request.exist_ok)
         return pb.CreateCollectionResponse(info=wire.write_info(made.info))
 
     @answered

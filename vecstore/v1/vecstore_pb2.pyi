@@ -20,6 +20,7 @@ class Quantization(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUANTIZATION_INT8: _ClassVar[Quantization]
     QUANTIZATION_INT4: _ClassVar[Quantization]
     QUANTIZATION_BINARY: _ClassVar[Quantization]
+    QUANTIZATION_NONE: _ClassVar[Quantization]
 METRIC_UNSPECIFIED: Metric
 METRIC_COSINE: Metric
 METRIC_DOT: Metric
@@ -28,6 +29,25 @@ QUANTIZATION_UNSPECIFIED: Quantization
 QUANTIZATION_INT8: Quantization
 QUANTIZATION_INT4: Quantization
 QUANTIZATION_BINARY: Quantization
+QUANTIZATION_NONE: Quantization
+
+class Flat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Hnsw(_message.Message):
+    __slots__ = ("m", "ef_construction", "ef", "alpha", "seed")
+    M_FIELD_NUMBER: _ClassVar[int]
+    EF_CONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    m: int
+    ef_construction: int
+    ef: int
+    alpha: float
+    seed: int
+    def __init__(self, m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., ef: _Optional[int] = ..., alpha: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Ids(_message.Message):
     __slots__ = ("numbers", "texts", "text_places")
@@ -74,16 +94,20 @@ class WriteResult(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., inserted: _Optional[int] = ..., updated: _Optional[int] = ..., deleted: _Optional[int] = ...) -> None: ...
 
 class CollectionInfo(_message.Message):
-    __slots__ = ("name", "dim", "metric", "quantization")
+    __slots__ = ("name", "dim", "metric", "quantization", "flat", "hnsw")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    FLAT_FIELD_NUMBER: _ClassVar[int]
+    HNSW_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     metric: Metric
     quantization: Quantization
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., quantization: _Optional[_Union[Quantization, str]] = ...) -> None: ...
+    flat: Flat
+    hnsw: Hnsw
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., quantization: _Optional[_Union[Quantization, str]] = ..., flat: _Optional[_Union[Flat, _Mapping]] = ..., hnsw: _Optional[_Union[Hnsw, _Mapping]] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("info", "exist_ok")

@@ -15,6 +15,7 @@ from typing import Final
 
 from vecstore.wire.errors import Status, read_error, write_error
 from vecstore.wire.messages import (
+    read_creation,
     read_finding,
     read_info,
     read_result,
@@ -70,6 +71,7 @@ __all__ = [
     "write_hits",
     "read_info",
     "write_info",
+    "read_creation",
     "read_result",
     "write_result",
     "read_stats",

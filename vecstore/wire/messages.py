@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import dataclasses
+from typing import Any, Final, Literal
 
 from vecstore.errors import InvalidArgumentError
 from vecstore.types import (
+    HNSW,
     Binary,
     CollectionInfo,
     Finding,
+    Flat,
+    IndexConfig,
     Int4,
     Int8,
     Metric,
@@ -19,40 +23,73 @@ from vecstore.types import (
 from vecstore.v1 import vecstore_pb2 as pb
 from vecstore.wire.rows import read_ids, write_ids
 
-_QUANTIZATIONS: Final[dict[type[Quantization], Any]] = {
-    Int8: pb.QUANTIZATION_INT8,
-    Int4: pb.QUANTIZATION_INT4,
-    Binary: pb.QUANTIZATION_BINARY,
+_QUANTIZATIONS: Final[dict[Quantization | None, Any]] = {
+    None: pb.QUANTIZATION_NONE,
+    Int8(): pb.QUANTIZATION_INT8,
+    Int4(): pb.QUANTIZATION_INT4,
+    Binary(): pb.QUANTIZATION_BINARY,
 }
 _QUANTIZATION_KINDS: Final = {number: kind for kind, number in _QUANTIZATIONS.items()}
+_HNSW_NAMES: Final = tuple(one.name for one in dataclasses.fields(HNSW))
 _METRICS: Final[dict[Metric, Any]] = {"cosine": pb.METRIC_COSINE, "dot": pb.METRIC_DOT, "l2": pb.METRIC_L2}
 _METRIC_NAMES: Final = {number: name for name, number in _METRICS.items()} | {pb.METRIC_UNSPECIFIED: "cosine"}
 
 
 def write_info(info: CollectionInfo) -> pb.CollectionInfo:
-    """What a collection was created with."""
-    codes = pb.QUANTIZATION_UNSPECIFIED if info.quantization is None else _QUANTIZATIONS[type(info.quantization)]
-    return pb.CollectionInfo(name=info.name, dim=info.dim, metric=_METRICS[info.metric], quantization=codes)
+    """What a collection was or is to be created with, all of it said."""
+    message = pb.CollectionInfo(
+        name=info.name, dim=info.dim, metric=_METRICS[info.metric], quantization=_QUANTIZATIONS[info.quantization]
+    )
+    _write_index(info.index, message)
+    return message
 
 
 def read_info(message: pb.CollectionInfo) -> CollectionInfo:
-    """What a collection was created with."""
-    quantization = _quantization(message.quantization)
-    return CollectionInfo(message.name, message.dim, _metric(message.metric), quantization=quantization)
+    """What a collection was created with; an answer leaves nothing out."""
+    index, quantization = _read_index(message), _read_quantization(message.quantization)
+    if index is None or quantization == "auto":
+        raise InvalidArgumentError("info: expected an index and a quantization, got none")
+    return CollectionInfo(message.name, message.dim, _read_metric(message.metric), index, quantization)
 
 
-def _metric(number: int) -> Metric:
+def read_creation(message: pb.CollectionInfo) -> dict[str, Any]:
+    """The arguments of a create_collection; what the request leaves out has its default."""
+    return {
+        "name": message.name,
+        "dim": message.dim,
+        "metric": _read_metric(message.metric),
+        "index": _read_index(message),
+        "quantization": _read_quantization(message.quantization),
+    }
+
+
+def _write_index(index: IndexConfig, into: pb.CollectionInfo) -> None:
+    if isinstance(index, Flat):
+        into.flat.SetInParent()
+        return
+    for name in _HNSW_NAMES:
+        setattr(into.hnsw, name, getattr(index, name))
+
+
+def _read_index(message: pb.CollectionInfo) -> IndexConfig | None:
+    if message.HasField("hnsw"):
+        hnsw = message.hnsw
+        return HNSW(**{name: getattr(hnsw, name) for name in _HNSW_NAMES if hnsw.HasField(name)})
+    return Flat() if message.HasField("flat") else None
+
+
+def _read_metric(number: int) -> Metric:
     if number not in _METRIC_NAMES:
         raise InvalidArgumentError(f"metric: expected a value of vecstore.v1.Metric, got {number}")
     return _METRIC_NAMES[number]
 
 
-def _quantization(number: int) -> Quantization | None:
+def _read_quantization(number: int) -> Quantization | Literal["auto"] | None:
     if number == pb.QUANTIZATION_UNSPECIFIED:
-        return None
+        return "auto"
     if number not in _QUANTIZATION_KINDS:
         raise InvalidArgumentError(f"quantization: expected a value of vecstore.v1.Quantization, got {number}")
-    return _QUANTIZATION_KINDS[number]()
+    return _QUANTIZATION_KINDS[number]
 
 
 def write_result(result: WriteResult) -> pb.WriteResult:
