@@ -36,6 +36,7 @@ MAX_INT_ID: Final = 2**63 - 1
 MAX_STR_ID: Final = 480  # bytes; an LMDB key holds 511
 MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
+MAX_EF: Final = 10_000
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
 MIN_INT4_DIM: Final = 128  # below it Int8 is small enough, and the better estimate
@@ -284,7 +285,7 @@ def index_config(value: Any) -> IndexConfig:
     return HNSW(
         m,
         whole_number(value.ef_construction, "index.ef_construction", 16, 2000),
-        whole_number(value.ef, "index.ef", 10, 10_000),
+        whole_number(value.ef, "index.ef", 10, MAX_EF),
         number(value.alpha, "index.alpha", 1, 2),
         whole_number(value.seed, "index.seed", 0, MAX_SEED),
     )

@@ -24,6 +24,7 @@ from vecstore.types import (
     CollectionInfo,
     Filter,
     Finding,
+    Flat,
     Hit,
     Id,
     IndexConfig,
@@ -52,6 +53,7 @@ class Query:
     with_payload: bool = True
     with_vectors: bool = False
     oversampling: float | None = None
+    ef: int | None = None
     exact: bool = False
 
 
@@ -180,6 +182,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = ...,
         with_vectors: bool = ...,
         oversampling: float | None = ...,
+        ef: int | None = ...,
         exact: bool = ...,
     ) -> list[Hit]: ...
 
@@ -194,6 +197,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = ...,
         with_vectors: bool = ...,
         oversampling: float | None = ...,
+        ef: int | None = ...,
         exact: bool = ...,
     ) -> list[list[Hit]]: ...
 
@@ -208,6 +212,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = ...,
         with_vectors: bool = ...,
         oversampling: float | None = ...,
+        ef: int | None = ...,
         exact: bool = ...,
     ) -> Any: ...
 
@@ -222,6 +227,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = True,
         with_vectors: bool = False,
         oversampling: float | None = None,
+        ef: int | None = None,
         exact: bool = False,
     ) -> Any:
         """The k nearest rows, best first: a list of hits for one query `(dim,)`, a list of such lists for `(n, dim)`.
@@ -231,7 +237,9 @@ class CollectionVerbs(Closing):
         the cosine, the inner product, or minus the Euclidean distance.
 
         In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
-        (by default 2 for each hit with Int8 and Int4, 10 with Binary), and `exact=True` scans the rows instead.
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary). A graph is searched with `ef` candidates
+        (1 to 10,000, but never fewer than k; by default the `ef` of the collection's HNSW): more find more, and take
+        longer. `exact=True` scans the rows instead of either.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
         found = self._search(
@@ -243,6 +251,7 @@ class CollectionVerbs(Closing):
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
                 self._oversampling(oversampling, exact),
+                self._ef(ef, exact),
                 arguments.flag(exact, "exact"),
             )
         )
@@ -253,6 +262,14 @@ class CollectionVerbs(Closing):
             reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
             raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
         return None if value is None else arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
+
+    def _ef(self, value: Any, exact: bool) -> int | None:
+        if value is None:
+            return None
+        if exact or isinstance(self.info.index, Flat):
+            reason = "exact=True scans the rows" if exact else "this collection has no graph, its index is Flat()"
+            raise InvalidArgumentError(f"ef has no effect: {reason}; leave it out")
+        return arguments.whole_number(value, "ef", 1, arguments.MAX_EF)
 
     @verb
     def scroll(

@@ -168,12 +168,38 @@ def test_queries_of_another_dimension(docs, query):
         ({"score_threshold": "x"}, ["score_threshold: expected a number, got str 'x'"]),
         ({"score_threshold": NAN}, ["score_threshold: expected a number, got float nan"]),
         ({"score_threshold": True}, ["score_threshold: expected a number, got bool True"]),
+        ({"ef": 0}, ["ef: lies between 1 and 10000, got 0"]),
+        ({"ef": 10_001}, ["ef: lies between 1 and 10000, got 10001"]),
+        ({"ef": 64.0}, ["ef: expected a whole number from 1 to 10000, got float 64.0"]),
+        ({"ef": True}, ["ef: expected a whole number", "bool True"]),
+        ({"ef": "64"}, ["ef: expected a whole number", "str '64'"]),
+        ({"ef": 64, "exact": True}, ["ef has no effect: exact=True scans the rows; leave it out"]),
+        ({"ef": 0, "exact": True}, ["ef has no effect: exact=True"]),
+        ({"oversampling": 0.5}, ["oversampling: expected a number from 1 to 1000, got float 0.5"]),
+        ({"oversampling": NAN}, ["oversampling: expected a number from 1 to 1000, got float nan"]),
+        ({"oversampling": 1001}, ["oversampling: expected a number from 1 to 1000, got int 1001"]),
+        ({"oversampling": True}, ["oversampling: expected a number from 1 to 1000, got bool True"]),
+        ({"oversampling": 2, "exact": True}, ["oversampling has no effect: exact=True rescores nothing"]),
+        ({"exact": 1}, ["exact: expected True or False, got int 1"]),
         ({"with_payload": 1}, ["with_payload: expected True or False, got int 1"]),
         ({"with_vectors": "yes"}, ["with_vectors: expected True or False, got str 'yes'"]),
     ],
 )
 def test_search_options_that_are_refused(docs, options, parts):
     refused(lambda: docs.search(ROW, **options), *parts)
+
+
+@pytest.mark.parametrize("quantization", [None, vecstore.Int8()])
+def test_ef_is_refused_where_there_is_no_graph(tmp_path, quantization):
+    with vecstore.open(tmp_path) as db:
+        flat = db.create_collection("flat", 3, index=vecstore.Flat(), quantization=quantization)
+        refused(lambda: flat.search(ROW, ef=64), "ef has no effect: this collection has no graph, its index is Flat()")
+        assert flat.search(ROW, ef=None) == []
+
+
+@pytest.mark.parametrize("ef", [1, 5, 10_000, np.int64(64), None])
+def test_ef_finds_k_rows_however_small_it_is(docs, ef):
+    assert [hit.id for hit in docs.search(ROW, 2, ef=ef)] == [1, "a"]
 
 
 @pytest.mark.parametrize(
@@ -334,6 +360,11 @@ def test_opens_that_are_refused(tmp_path, monkeypatch, args, options, parts):
         ("search", "include_vectors", "with_vectors"),
         ("search", "threshold", "score_threshold"),
         ("search", "query_vector", "query"),
+        ("search", "ef_search", "ef"),
+        ("search", "efSearch", "ef"),
+        ("search", "hnsw_ef", "ef"),
+        ("search", "ef_runtime", "ef"),
+        ("search", "search_k", "ef"),
         ("scroll", "top_k", "limit"),
         ("scroll", "k", "limit"),
         ("scroll", "n", "limit"),

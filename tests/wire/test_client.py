@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from vecstore_server import Config, Server
 
 import vecstore
+from vecstore.verbs import Query
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -210,6 +213,25 @@ def test_the_client_loads_neither_numba_nor_lmdb_and_goes_through_no_proxy(serve
         env={**os.environ, **proxy},
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("options", [{"oversampling": 2.5, "ef": 99}, {"ef": 1}, {"exact": True}, {}])
+def test_every_option_of_a_search_arrives(
+    remote: vecstore.RemoteDatabase, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    seen: list[Query] = []
+
+    def search(self: vecstore.Collection, query: Query) -> list[list[vecstore.Hit]]:
+        seen.append(query)
+        return [[]]
+
+    monkeypatch.setattr(vecstore.Collection, "_search", search)
+    docs = remote.create_collection("docs", 2)
+    others = {"filter": {"a": 1}, "score_threshold": 0.5, "with_payload": False, "with_vectors": True}
+    assert docs.search([1, 0], 7, **others, **options) == []
+    expected = {"k": 7, "oversampling": None, "ef": None, "exact": False, **others, **options}
+    assert {field.name: getattr(seen[0], field.name) for field in fields(Query) if field.name != "queries"} == expected
+    assert seen[0].queries.tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("missing", ["grpc", "google.protobuf", "google.rpc"])

@@ -236,7 +236,7 @@ class GetResponse(_message.Message):
     def __init__(self, rows: _Optional[_Union[Rows, _Mapping]] = ..., missing_places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors", "oversampling", "exact")
+    __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors", "oversampling", "exact", "ef")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +246,7 @@ class SearchRequest(_message.Message):
     WITH_VECTORS_FIELD_NUMBER: _ClassVar[int]
     OVERSAMPLING_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
     collection: str
     queries: Vectors
     k: int
@@ -255,7 +256,8 @@ class SearchRequest(_message.Message):
     with_vectors: bool
     oversampling: float
     exact: bool
-    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Vectors, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., score_threshold: _Optional[float] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ..., oversampling: _Optional[float] = ..., exact: _Optional[bool] = ...) -> None: ...
+    ef: int
+    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Vectors, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., score_threshold: _Optional[float] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ..., oversampling: _Optional[float] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ...) -> None: ...
 
 class Hits(_message.Message):
     __slots__ = ("rows", "scores")
