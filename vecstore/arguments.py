@@ -42,6 +42,7 @@ MAX_FACTOR: Final = 1000
 MIN_INT4_DIM: Final = 128  # below it Int8 is small enough, and the better estimate
 MAX_DEPTH: Final = 64  # of a payload
 MAX_SEED: Final = 2**31 - 1
+MAX_SECONDS: Final = 1_000_000
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
 

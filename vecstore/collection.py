@@ -159,6 +159,16 @@ class Collection(CollectionVerbs):
         with self._view() as view:
             return view.state.count if filter is None else len(_matching(view, filter))
 
+    # -- indexing (placeholders until there is a graph) -------------------------------------------------------
+
+    def _wait_indexed(self, timeout: float | None) -> None:  # noqa: ARG002
+        with self._view():
+            return
+
+    def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
+        with self._view():
+            return
+
     def stats(self) -> Stats:
         """Counts and sizes."""
         with self._view() as view:

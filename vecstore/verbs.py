@@ -312,6 +312,29 @@ class CollectionVerbs(Closing):
     def check(self) -> list[Finding]:
         """Read and verify everything that is stored; what is wrong, or an empty list."""
 
+    # -- indexing --------------------------------------------------------------------------------------------
+
+    @verb
+    def wait_indexed(self, timeout: float | None = None) -> None:
+        """Return when the graph holds every committed row; DeadlineExceededError if `timeout` seconds end before.
+
+        No search needs it: a row that the graph does not hold yet is found all the same. It is for measurements.
+        """
+        seconds = None if timeout is None else arguments.number(timeout, "timeout", 0, arguments.MAX_SECONDS)
+        self._wait_indexed(seconds)
+
+    @verb
+    def rebuild(self, *, seed: int | None = None) -> None:
+        """Build the index anew from the rows, and return when it is done; searches go on meanwhile.
+
+        Whatever is drawn at random is drawn with `seed` (0 to 2^31 - 1), or else with the seed of the collection's
+        HNSW. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the server builds
+        on.
+        """
+        if isinstance(self.info.index, Flat) and self.info.quantization is None:
+            raise InvalidArgumentError("rebuild() has no effect: this collection has neither a graph nor codes")
+        self._rebuild(None if seed is None else arguments.whole_number(seed, "seed", 0, arguments.MAX_SEED))
+
     @abstractmethod
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult: ...
 
@@ -331,6 +354,12 @@ class CollectionVerbs(Closing):
 
     @abstractmethod
     def _count(self, filter: Filter | None) -> int: ...
+
+    @abstractmethod
+    def _wait_indexed(self, timeout: float | None) -> None: ...
+
+    @abstractmethod
+    def _rebuild(self, seed: int | None) -> None: ...
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.dim} dimensions, {self.metric}>"

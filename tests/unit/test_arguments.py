@@ -219,6 +219,37 @@ def test_scroll_options_that_are_refused(docs, options, parts):
     refused(lambda: docs.scroll(**options), *parts)
 
 
+@pytest.mark.parametrize("timeout", [-0.1, 1_000_001, NAN, INF, "1", True, [1]])
+def test_timeouts_that_are_refused(docs, timeout):
+    words = f"timeout: expected a number from 0 to 1000000, got {type(timeout).__name__}"
+    refused(lambda: docs.wait_indexed(timeout), words)
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [(-1, "seed: lies between 0 and 2147483647, got -1"), (2**31, "seed: lies between 0 and 2147483647, got"),
+     (1.0, "seed: expected a whole number"), ("1", "seed: expected a whole number"), (False, "seed: expected a whole")],
+)  # fmt: skip
+def test_seeds_that_are_refused(docs, seed, words):
+    refused(lambda: docs.rebuild(seed=seed), words)
+
+
+def test_a_rebuild_is_refused_only_where_there_is_nothing_to_build(tmp_path):
+    with vecstore.open(tmp_path) as db:
+        flat = db.create_collection("flat", 3, index=vecstore.Flat())
+        for options in ({}, {"seed": 1}):
+            refused(lambda: flat.rebuild(**options), "rebuild() has no effect: this collection has neither")  # noqa: B023
+        for name, options in {
+            "codes": {"index": vecstore.Flat(), "quantization": vecstore.Int8()},
+            "graph": {"quantization": None},
+            "both": {},
+        }.items():
+            made = db.create_collection(name, 3, **options)
+            assert made.rebuild() is None and made.rebuild(seed=2**31 - 1) is None
+            assert made.wait_indexed() is None and made.wait_indexed(0) is None
+        assert flat.wait_indexed(timeout=np.float32(1.5)) is None
+
+
 def test_other_options_that_are_refused(docs):
     refused(lambda: docs.get(1, with_payload="x"), "with_payload: expected True or False")
     refused(lambda: docs.count({"$where": 1}), "no operator $where")
@@ -376,6 +407,8 @@ def test_opens_that_are_refused(tmp_path, monkeypatch, args, options, parts):
         ("delete", "id", "ids"),
         ("get", "with_vector", "with_vectors"),
         ("count", "query_filter", "filter"),
+        ("wait_indexed", "deadline", "timeout"),
+        ("rebuild", "sede", "seed"),
     ],
 )
 def test_an_unknown_argument_is_answered_with_ours(docs, verb, word, better):

@@ -234,6 +234,42 @@ def test_every_option_of_a_search_arrives(
     assert seen[0].queries.tolist() == [[1, 0]]
 
 
+def test_a_wait_has_its_own_timeout_and_the_call_that_of_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def wait(self: vecstore.Collection, timeout: float) -> None:
+        seen.append(timeout)
+        time.sleep(min(timeout, 1.2))
+        raise vecstore.DeadlineExceededError(f"not indexed within {timeout:g} s")
+
+    monkeypatch.setattr(vecstore.Collection, "_wait_indexed", wait)
+    with vecstore.connect(server.address, timeout=30) as db:
+        docs = db.create_collection("docs", 2)
+        with pytest.raises(TimeoutError, match="within 0 s"):
+            docs.wait_indexed(0)
+        with pytest.raises(vecstore.DeadlineExceededError, match=r"within 0\.25 s"):
+            docs.wait_indexed(0.25)
+        with pytest.raises(vecstore.DeadlineExceededError, match="not indexed"):
+            docs.wait_indexed()
+    assert seen[:2] == [0, 0.25] and 0 < seen[2] <= 30.5
+    with vecstore.connect(server.address, timeout=1) as db:
+        docs = db.get_collection("docs")
+        with pytest.raises(vecstore.DeadlineExceededError, match=r"within 1\.2 s"):
+            docs.wait_indexed(1.2)
+
+
+def test_the_seed_of_a_rebuild_arrives(remote: vecstore.RemoteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int | None] = []
+    monkeypatch.setattr(vecstore.Collection, "_rebuild", lambda self, seed: seen.append(seed))
+    docs = remote.create_collection("docs", 2)
+    docs.rebuild()
+    docs.rebuild(seed=0)
+    docs.rebuild(seed=2**31 - 1)
+    assert seen == [None, 0, 2**31 - 1]
+
+
 @pytest.mark.parametrize("missing", ["grpc", "google.protobuf", "google.rpc"])
 def test_without_its_packages_the_client_tells_how_to_install_them(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; import vecstore; vecstore.connect('localhost:1')"

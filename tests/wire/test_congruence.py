@@ -226,6 +226,18 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: c(db).scroll(limit=0),
     lambda db: (c(db).count(), len(c(db)), c(db).count({"n": {"$ne": 1}}), c(db).count(filter={})),
     lambda db: c(db).count({"$where": 1}),
+    # indexing
+    lambda db: (c(db, "graph").wait_indexed(), c(db, "graph").search(E, ef=100)),
+    lambda db: c(db, "graph").wait_indexed(30),
+    lambda db: (c(db, "codes").wait_indexed(np.float64(30)), c(db).wait_indexed(timeout=30)),
+    lambda db: c(db, "graph").wait_indexed(-1),
+    lambda db: c(db, "graph").wait_indexed(float("nan")),
+    lambda db: c(db, "graph").wait_indexed("1"),
+    lambda db: (c(db, "graph").rebuild(seed=7), c(db, "graph").search(E, ef=100)),
+    lambda db: (c(db, "graph").rebuild(), c(db, "codes").rebuild(seed=0), c(db).rebuild(seed=np.int8(3))),
+    lambda db: c(db, "graph").rebuild(seed=2**31),
+    lambda db: c(db, "graph").rebuild(seed=1.5),
+    lambda db: (rows := db.create_collection("bare", 4, index=vecstore.Flat()), rows.wait_indexed(), rows.rebuild()),
     # stats, check, names
     lambda db: c(db).stats(),
     lambda db: c(db).check(),
@@ -237,6 +249,10 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.insert(1, E[0])),
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.search(E[0])),
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.check()),
+    lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.wait_indexed()),
+    lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.rebuild()),
+    lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.wait_indexed()),
+    lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.rebuild()),
     lambda db: (db.drop_collection("c-l2"), db.create_collection("c-l2", 2), c(db, "l2").insert(1, [1, 0])),
 ]  # fmt: skip
 

@@ -88,6 +88,21 @@ def test_a_client_written_by_hand_may_leave_out_how_to_index(server: Server) -> 
             assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_a_wait_without_deadline_ends_within_the_hour(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(vecstore.Collection, "_wait_indexed", lambda self, timeout: seen.append(timeout))
+    with grpc.insecure_channel(server.address) as channel:
+        stub = vecstore_pb2_grpc.VecstoreServiceStub(channel)
+        stub.CreateCollection(pb.CreateCollectionRequest(info=pb.CollectionInfo(name="docs", dim=2)))
+        stub.WaitIndexed(pb.WaitIndexedRequest(collection="docs"))
+        stub.WaitIndexed(pb.WaitIndexedRequest(collection="docs", timeout=9000))
+        for wrong in (-1.0, float("nan")):
+            with pytest.raises(grpc.RpcError) as error:
+                stub.WaitIndexed(pb.WaitIndexedRequest(collection="docs", timeout=wrong))
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert seen == [3600, 9000]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_server_with_code_0_and_the_folder_has_the_rows(
     tmp_path: Path, start: Callable[[Path], tuple[subprocess.Popen[str], str]], stop: signal.Signals

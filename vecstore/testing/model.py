@@ -206,6 +206,12 @@ class ModelCollection(CollectionVerbs):
         row = self.stored.rows[one]
         return copy.deepcopy(row.payload) if with_payload else None, row.vector.copy() if with_vectors else None
 
+    def _wait_indexed(self, timeout: float | None) -> None:  # noqa: ARG002
+        self._readable()
+
+    def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
+        self._readable()
+
     def stats(self) -> Stats:
         """Counts; a model has no file, so sizes but those of its vectors are 0."""
         stored = self._readable()

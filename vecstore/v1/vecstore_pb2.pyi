@@ -311,6 +311,30 @@ class CountResponse(_message.Message):
     count: int
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
+class WaitIndexedRequest(_message.Message):
+    __slots__ = ("collection", "timeout")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    timeout: float
+    def __init__(self, collection: _Optional[str] = ..., timeout: _Optional[float] = ...) -> None: ...
+
+class WaitIndexedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RebuildRequest(_message.Message):
+    __slots__ = ("collection", "seed")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    seed: int
+    def __init__(self, collection: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class RebuildResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class StatsRequest(_message.Message):
     __slots__ = ("collection",)
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
