@@ -132,8 +132,21 @@ class Stats:
     dim: int
     metric: Metric
     index: str
+    """HNSW or Flat."""
+    quantization: str | None
+    """The kind of codes: int8, int4, binary or None."""
     count: int
     """Rows that a search can find."""
+    linked: int
+    """Rows that the graph holds."""
+    tail: int
+    """Rows that each search scans, because the graph does not hold them yet."""
+    tombstones: int
+    """Slots of removed rows that the graph still holds."""
+    pilots: int
+    """Rows among which a search of the graph finds its start."""
+    degree: float
+    """Links of a linked row, on average."""
     dead: int
     """Slots of deleted or replaced rows, which later writes use again."""
     lsn: int
@@ -151,6 +164,12 @@ class Stats:
     """The whole data file."""
     code_bytes: int
     """Codes in RAM, once a search has made them."""
+    link_bytes: int
+    """Links in RAM."""
+    index_bytes: int
+    """All of the index in RAM: codes, links, and what else it keeps."""
+    index_error: str | None
+    """What indexing in the background last failed with, or None."""
 
 
 @dataclass(frozen=True, slots=True)

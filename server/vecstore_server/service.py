@@ -160,7 +160,8 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
 
     @answered
     def Stats(self, request: pb.StatsRequest) -> pb.StatsResponse:  # noqa: N802
-        return wire.write_stats(self._db.get_collection(request.collection).stats())
+        collection = self._db.get_collection(request.collection)
+        return wire.write_stats(collection.stats(), collection.info)
 
     @answered
     def Check(self, request: pb.CheckRequest) -> pb.CheckResponse:  # noqa: N802

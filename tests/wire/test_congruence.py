@@ -240,6 +240,9 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: (rows := db.create_collection("bare", 4, index=vecstore.Flat()), rows.wait_indexed(), rows.rebuild()),
     # stats, check, names
     lambda db: c(db).stats(),
+    lambda db: (c(db, "graph").wait_indexed(), c(db, "graph").stats()),
+    lambda db: c(db, "codes").stats(),
+    lambda db: db.create_collection("bare", 4, index=vecstore.Flat()).stats(),
     lambda db: c(db).check(),
     lambda db: (c(db).name, c(db).dim, c(db).metric),
     # closed and dropped

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -122,12 +123,20 @@ def test_hits_keep_the_scores_that_a_float32_holds() -> None:
 def test_small_messages() -> None:
     result = WriteResult(9, inserted=1, updated=2, deleted=3)
     assert wire.read_result(sent(wire.write_result(result))) == result
-    stats = Stats("docs", 3, "dot", "Flat", *range(1, 11))
-    assert wire.read_stats(sent(wire.write_stats(stats))) == stats
     finding = Finding("rows", "damaged", (1, "1", 2))
     message = pb.Finding()
     wire.write_finding(finding, message)
     assert wire.read_finding(sent(message)) == finding
+
+
+@pytest.mark.parametrize("text", [None, "", "int4"])
+def test_stats(text: str | None) -> None:
+    numbers = {field.name: number + 2**40 for number, field in enumerate(fields(Stats), 1)}
+    names = {"name": "docs", "dim": 3, "metric": "dot", "index": "HNSW", "quantization": text, "index_error": text}
+    stats = Stats(**{**numbers, **names, "degree": 40.625})  # type: ignore[arg-type]
+    info = CollectionInfo("docs", 3, "dot", HNSW(m=16), Int4())
+    message = sent(wire.write_stats(stats, info))
+    assert wire.read_stats(message) == stats and wire.read_info(message.info) == info
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])

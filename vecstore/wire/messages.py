@@ -102,22 +102,21 @@ def read_result(message: pb.WriteResult) -> WriteResult:
     return WriteResult(message.lsn, message.inserted, message.updated, message.deleted)
 
 
-_STATS: Final = (
-    "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes",
-    "code_bytes",
-)  # fmt: skip
+_STATS: Final = tuple(one.name for one in dataclasses.fields(Stats) if one.name not in ("name", "dim", "metric"))
+_MAYBE_NONE: Final = ("quantization", "index_error")
 
 
-def write_stats(stats: Stats) -> pb.StatsResponse:
-    """Counts and sizes."""
-    info = write_info(CollectionInfo(stats.name, stats.dim, stats.metric))
-    return pb.StatsResponse(info=info, **{name: getattr(stats, name) for name in _STATS})
+def write_stats(stats: Stats, info: CollectionInfo) -> pb.StatsResponse:
+    """Counts and sizes, of a collection that was created so."""
+    return pb.StatsResponse(info=write_info(info), **{name: getattr(stats, name) for name in _STATS})
 
 
 def read_stats(message: pb.StatsResponse) -> Stats:
     """Counts and sizes."""
-    info = read_info(message.info)
-    return Stats(info.name, info.dim, info.metric, **{name: getattr(message, name) for name in _STATS})
+    info = message.info
+    counts = {name: getattr(message, name) for name in _STATS}
+    counts |= {name: None for name in _MAYBE_NONE if not message.HasField(name)}
+    return Stats(info.name, info.dim, _read_metric(info.metric), **counts)
 
 
 def write_finding(finding: Finding, into: pb.Finding) -> None:
