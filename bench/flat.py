@@ -140,7 +140,7 @@ def cold(source: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="vecstore-bench-", dir=".") as scratch:
         data = load(source)
         with vecstore.open(scratch) as db:
-            rows = db.create_collection("docs", data.vectors.shape[1])
+            rows = db.create_collection("docs", data.vectors.shape[1], index=vecstore.Flat())
             rows.insert(data.ids, data.vectors, data.payloads)
         query = f"np.load({str(Path(source) / 'queries.f16.npy')!r})[0]"
         answer = f"db = vecstore.open({scratch!r}); db.get_collection('docs').search({query})"

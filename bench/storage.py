@@ -70,7 +70,7 @@ def fresh(folder: Path) -> Path:
 def insert(data: Data, folder: Path) -> None:
     """All rows into a new collection."""
     with vecstore.open(folder) as db:
-        docs = db.create_collection("docs", dim=data.vectors.shape[1])
+        docs = db.create_collection("docs", dim=data.vectors.shape[1], index=vecstore.Flat())
         for i in range(0, len(data.ids), BATCH):
             docs.insert(data.ids[i : i + BATCH], data.vectors[i : i + BATCH], data.payloads[i : i + BATCH])
 

@@ -138,7 +138,7 @@ def vectors(data: Data) -> None:
 def searches(data: Data, folder: Path, calls: int) -> None:
     """The same search embedded and remote, and an echo of its request and response, call by call in turn."""
     with Server(Config(folder / "db", listen="127.0.0.1:0")) as server, vecstore.connect(server.address) as db:
-        db.create_collection("docs", data.vectors.shape[1]).insert(
+        db.create_collection("docs", data.vectors.shape[1], index=vecstore.Flat()).insert(
             data.ids[:ROWS], data.vectors[:ROWS], data.payloads[:ROWS]
         )
         remote = db.get_collection("docs")
@@ -185,7 +185,7 @@ def writes(data: Data, folder: Path) -> None:
     ):
         for turn in range(7):
             for name, db in (("embedded", embedded), ("remote", remote)):
-                docs = db.create_collection(f"docs-{turn}", dim)
+                docs = db.create_collection(f"docs-{turn}", dim, index=vecstore.Flat())
                 times[name].append(
                     microseconds(lambda: docs.insert(data.ids[:n], data.vectors[:n], data.payloads[:n]), 1)  # noqa: B023
                 )

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from vecstore.kernels._jit import warmup
     from vecstore.types import (
+        HNSW,
         Binary,
         CollectionInfo,
         Finding,
@@ -77,6 +78,7 @@ __all__ = [
     "CollectionInfo",
     "Stats",
     "Finding",
+    "HNSW",
     "Flat",
     "Int8",
     "Int4",
@@ -115,7 +117,7 @@ _HOME = {
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
     **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
-    **dict.fromkeys(["Flat", "Int8", "Int4", "Binary"], "types"),
+    **dict.fromkeys(["HNSW", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 
 

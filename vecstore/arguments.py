@@ -7,81 +7,47 @@ norms, payloads are msgpack bytes. Embedded and remote collections share it, and
 from __future__ import annotations
 
 import contextlib
-import difflib
-import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar, get_args
+from typing import Any, Final, get_args
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.errors import DimensionMismatchError, InvalidArgumentError, UnknownArgumentError
-from vecstore.types import Filter, Id, Metric, Payload
+from vecstore.errors import DimensionMismatchError, InvalidArgumentError
+from vecstore.types import (
+    HNSW,
+    Binary,
+    Filter,
+    Flat,
+    Id,
+    IndexConfig,
+    Int4,
+    Int8,
+    Metric,
+    Payload,
+    Quantization,
+)
 
 MAX_INT_ID: Final = 2**63 - 1
 MAX_STR_ID: Final = 480  # bytes; an LMDB key holds 511
 MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
+MAX_EF: Final = 10_000
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
+MIN_INT4_DIM: Final = 128  # below it Int8 is small enough, and the better estimate
 MAX_DEPTH: Final = 64  # of a payload
+MAX_SEED: Final = 2**31 - 1
+MAX_SECONDS: Final = 1_000_000
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
 
-# The words of other engines for ours, so that the error names the right one.
-SYNONYMS: Final = {
-    **dict.fromkeys(["top_k", "topk", "n_results", "n", "num_results", "max_results"], "k"),
-    **dict.fromkeys(["where", "query_filter", "expr", "prefilter", "conditions"], "filter"),
-    **dict.fromkeys(["query_vector", "query_embeddings", "queries", "vector_query", "data"], "query"),
-    **dict.fromkeys(["embeddings", "embedding", "vector", "values", "points"], "vectors"),
-    **dict.fromkeys(["metadatas", "metadata", "payload", "documents"], "payloads"),
-    **dict.fromkeys(["id", "keys", "point_ids"], "ids"),
-    **dict.fromkeys(["dimension", "size", "dimensions", "vector_size", "d"], "dim"),
-    **dict.fromkeys(["distance", "space", "metric_type", "distance_func"], "metric"),
-    **dict.fromkeys(["with_vector", "include_values", "include_vectors", "include_embeddings"], "with_vectors"),
-    **dict.fromkeys(["with_payloads", "include_metadata", "include"], "with_payload"),
-    **dict.fromkeys(["threshold", "min_score", "radius", "similarity_threshold"], "score_threshold"),
-    **dict.fromkeys(["offset", "page", "next_page_offset", "page_token"], "cursor"),
-    **dict.fromkeys(["page_size", "batch_size", "top_k", "k"], "limit"),
-    **dict.fromkeys(["collection_name", "collection", "index_name"], "name"),
-    **dict.fromkeys(["readonly", "mode"], "read_only"),
-    **dict.fromkeys(["map_size", "max_bytes"], "max_size"),
-    **dict.fromkeys(["deadline", "request_timeout"], "timeout"),
-    **dict.fromkeys(["host", "url", "uri", "endpoint"], "address"),
-}
-_SECOND_CHOICE: Final = {"top_k": "k", "k": "limit", "limit": "k", "n": "limit"}
-
 _STR: Final = {str}
 _LEAVES: Final = {type(None), bool, int, float, str, bytes}
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def verb(function: Callable[P, R]) -> Callable[P, R]:
-    """Make an unknown keyword an UnknownArgumentError that names the right one."""
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
-    known = frozenset(names)
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs and not kwargs.keys() <= known:
-            raise _unknown(function.__name__, next(k for k in kwargs if k not in known), names)
-        return function(*args, **kwargs)
-
-    return checked
-
-
-def _unknown(function: str, word: str, names: list[str]) -> UnknownArgumentError:
-    guesses = [SYNONYMS.get(word), _SECOND_CHOICE.get(word), *difflib.get_close_matches(word, names, 1)]
-    better = next((guess for guess in guesses if guess in names), None)
-    hint = f'; use "{better}"' if better else f"; it takes {', '.join(names) or 'no arguments'}"
-    return UnknownArgumentError(f'{function}() has no argument "{word}"{hint}', argument=word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +274,40 @@ def metric_name(metric: Any) -> Metric:
     return metric  # type: ignore[no-any-return]
 
 
+def index_config(value: Any) -> IndexConfig:
+    """Check the `index` of a new collection; the numbers come back as Python's own."""
+    if isinstance(value, Flat):
+        return value
+    if not isinstance(value, HNSW):
+        raise InvalidArgumentError(f"index: expected vecstore.HNSW(), Flat() or None, got {value!r}")
+    m = whole_number(value.m, "index.m", 8, 128)
+    if m % 8:
+        raise InvalidArgumentError(f"index.m: expected a multiple of 8, got {m}")
+    return HNSW(
+        m,
+        whole_number(value.ef_construction, "index.ef_construction", 16, 2000),
+        whole_number(value.ef, "index.ef", 10, MAX_EF),
+        number(value.alpha, "index.alpha", 1, 2),
+        whole_number(value.seed, "index.seed", 0, MAX_SEED),
+    )
+
+
+def quantization_kind(value: Any, index: IndexConfig, dim: int) -> Quantization | None:
+    """Check the `quantization` of a new collection; "auto" becomes what suits its index and dimension.
+
+    A flat collection is exact unless it is asked for codes.
+    """
+    if isinstance(value, str) and value == "auto":
+        if isinstance(index, Flat):
+            return None
+        return Int4() if dim >= MIN_INT4_DIM else Int8()
+    if value is not None and not isinstance(value, Int8 | Int4 | Binary):
+        raise InvalidArgumentError(
+            f'quantization: expected vecstore.Int8(), Int4() or Binary(), None or "auto", got {value!r}'
+        )
+    return value
+
+
 def whole_number(value: Any, name: str, low: int, high: int) -> int:
     """Check an int argument against its range."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -326,12 +326,10 @@ def threshold(value: Any) -> float | None:
     return float(value)
 
 
-def at_least_one(value: Any, name: str) -> float | None:
-    """Check a factor of 1 to 1000, or None."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 1 <= value <= MAX_FACTOR:
-        raise InvalidArgumentError(f"{name}: expected a number from 1 to {MAX_FACTOR}, got {_show(value)}")
+def number(value: Any, name: str, low: int, high: int) -> float:
+    """Check a number against its range; NaN lies in none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not low <= value <= high:
+        raise InvalidArgumentError(f"{name}: expected a number from {low} to {high}, got {_show(value)}")
     return float(value)
 
 

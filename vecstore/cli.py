@@ -151,6 +151,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many rows to find.")] = 10,
     filter: Annotated[str | None, typer.Option(help="A filter as JSON.")] = None,
+    ef: Annotated[int | None, typer.Option(help="Candidates that a search of the graph keeps.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the rows nearest to a vector, or to a stored row."""
@@ -160,7 +161,7 @@ def search(
     with _database(target) as db:
         rows = db.get_collection(collection)
         query = _read_vector(vector) if vector is not None else _vector_of(rows, str(like))
-        hits = rows.search(query, k, filter=condition)
+        hits = rows.search(query, k, filter=condition, ef=ef)
     if as_json:
         found = [{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits]
         print(json.dumps(found, indent=2, ensure_ascii=False, default=str))  # noqa: T201
@@ -229,4 +230,6 @@ def _size(n: int) -> str:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

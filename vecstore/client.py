@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from vecstore.arguments import Rows, verb
+from vecstore.arguments import MAX_SECONDS, Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
+from vecstore.keywords import verb
 from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
 from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
 
@@ -21,7 +22,6 @@ except ImportError as error:
     raise ImportError(f'the client needs more packages ({error}); run: pip install "vecstore[client]"') from error
 
 CONNECT_SECONDS: Final = 10.0
-MAX_SECONDS: Final = 1e6
 OPTIONS: Final = (
     # The server's limit is the one that counts: it refuses what is too large, in both directions.
     ("grpc.max_receive_message_length", -1),
@@ -149,10 +149,10 @@ class RemoteCollection(CollectionVerbs):
         self._stub = connection.stub
         self._closed = False
 
-    def _call(self, method: Callable[..., Answer], request: Any) -> Answer:
+    def _call(self, method: Callable[..., Answer], request: Any, timeout: float | None = None) -> Answer:
         if self.closed:
             raise ClosedError(f'collection "{self.name}" is closed')
-        return self._connection.call(method, request)
+        return self._connection.call(method, request, timeout)
 
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult:
         request: Any
@@ -186,6 +186,7 @@ class RemoteCollection(CollectionVerbs):
             with_payload=query.with_payload,
             with_vectors=query.with_vectors,
             oversampling=query.oversampling,
+            ef=query.ef,
             exact=query.exact,
         )
         wire.write_vectors(query.queries, request.queries)
@@ -210,6 +211,15 @@ class RemoteCollection(CollectionVerbs):
     def _count(self, filter: Filter | None) -> int:
         request = pb.CountRequest(collection=self.name, filter=wire.write_filter(filter))
         return int(self._call(self._stub.Count, request).count)
+
+    def _wait_indexed(self, timeout: float | None) -> None:
+        request = pb.WaitIndexedRequest(collection=self.name, timeout=timeout)
+        # The server tells that the time is over, and has the time of any call for that.
+        deadline = None if timeout is None else timeout + self._connection.timeout
+        self._call(self._stub.WaitIndexed, request, deadline)
+
+    def _rebuild(self, seed: int | None) -> None:
+        self._call(self._stub.Rebuild, pb.RebuildRequest(collection=self.name, seed=seed))
 
     def stats(self) -> Stats:
         """Counts and sizes."""

@@ -29,7 +29,7 @@ from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.store import Store, View
 from vecstore.storage.transaction import Transaction
-from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
+from vecstore.types import KIND_NAMES, CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
 from vecstore.verbs import CollectionVerbs, Operation, Query
 
 
@@ -159,6 +159,16 @@ class Collection(CollectionVerbs):
         with self._view() as view:
             return view.state.count if filter is None else len(_matching(view, filter))
 
+    # -- indexing (placeholders until there is a graph) -------------------------------------------------------
+
+    def _wait_indexed(self, timeout: float | None) -> None:  # noqa: ARG002
+        with self._view():
+            return
+
+    def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
+        with self._view():
+            return
+
     def stats(self) -> Stats:
         """Counts and sizes."""
         with self._view() as view:
@@ -168,7 +178,13 @@ class Collection(CollectionVerbs):
                 dim=self.dim,
                 metric=self.metric,
                 index=type(self.info.index).__name__,
+                quantization=None if self.info.quantization is None else KIND_NAMES[type(self.info.quantization)],
                 count=view.state.count,
+                linked=0,
+                tail=0,
+                tombstones=0,
+                pilots=0,
+                degree=0.0,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
@@ -178,6 +194,9 @@ class Collection(CollectionVerbs):
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
                 code_bytes=0 if self._codes is None else self._codes.bytes,
+                link_bytes=0,
+                index_bytes=0,
+                index_error=None,
             )
 
     def check(self) -> list[Finding]:

@@ -8,6 +8,7 @@ collections/.NAME-...        one being created or dropped, removed by the next w
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecstore import arguments
-from vecstore.arguments import verb
 from vecstore.collection import Collection
 from vecstore.errors import (
     AlreadyExistsError,
@@ -28,10 +28,11 @@ from vecstore.errors import (
     NotADatabaseError,
     ReadOnlyError,
 )
+from vecstore.keywords import verb
 from vecstore.storage.environment import disk_errors, sync_folder
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import KIND_NAMES, CollectionInfo, Flat
+from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
 from vecstore.verbs import DatabaseVerbs
 
 FORMAT: Final = 1
@@ -194,14 +195,19 @@ class Database(DatabaseVerbs):
 def _config(info: CollectionInfo) -> dict[str, Any]:
     """What a collection remembers of how it was created."""
     codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
-    return {"dim": info.dim, "metric": info.metric, "index": {"kind": "flat"}, "quantization": codes}
+    index: dict[str, Any] = {"kind": "flat"}
+    if isinstance(info.index, HNSW):
+        index = {"kind": "hnsw", **dataclasses.asdict(info.index)}
+    return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
 
 
 def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
     """The same, read back."""
     codes = config["quantization"]
     kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
-    return CollectionInfo(name, config["dim"], config["metric"], Flat(), None if codes is None else kinds[codes]())
+    options = {key: value for key, value in config["index"].items() if key != "kind"}
+    index: IndexConfig = HNSW(**options) if config["index"]["kind"] == "hnsw" else Flat()
+    return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())
 
 
 def _refuse_foreign(path: Path) -> None:

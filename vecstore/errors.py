@@ -20,7 +20,7 @@
         NotADatabaseError                        not written by vecstore at all
       RemoteError (OSError)                      the server or the way to it
         UnavailableError (ConnectionError)       no connection
-        DeadlineExceededError (TimeoutError)     no answer in time
+        DeadlineExceededError (TimeoutError)     no answer in time; also of a wait in this process
         UnauthenticatedError (PermissionError)   no valid credentials
         ResourceExhaustedError                   the server is overloaded, or a message is too large
 
@@ -187,7 +187,7 @@ class UnavailableError(RemoteError, ConnectionError):
 
 
 class DeadlineExceededError(RemoteError, TimeoutError):
-    """No answer within the timeout; whether a write arrived is unknown."""
+    """No answer within the timeout; whether a write arrived is unknown. Or `wait_indexed` has waited that long."""
 
     reason = "DEADLINE_EXCEEDED"
 

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vecstore.keywords import named
+
 Id: TypeAlias = int | str
 """What names a row: an int from 0 to 2^63 - 1, or a str of 1 to 480 bytes of UTF-8. 7 and "7" differ."""
 
@@ -59,9 +61,33 @@ class WriteResult:
     deleted: int = 0
 
 
+@named
+@dataclass(frozen=True, slots=True)
+class HNSW:
+    """A hierarchical navigable small world graph (Malkov and Yashunin 2018), pruned with the alpha of DiskANN
+    (Subramanya et al. 2019): a search visits some of the rows instead of all of them.
+    """
+
+    m: int = 32
+    """Links of a row in the paper's sense: on the base layer it has room for 2 * m. A multiple of 8 from 8 to 128."""
+    ef_construction: int = 128
+    """Candidates among which a new row finds its links, 16 to 2000."""
+    ef: int = 64
+    """Candidates that a search keeps unless it says otherwise, 10 to 10,000."""
+    alpha: float = 1.2
+    """How much longer than the way round a link may be and stay, 1.0 to 2.0: larger keeps more long links."""
+    seed: int = 1
+    """Of all that is drawn at random, 0 to 2^31 - 1."""
+
+
+@named
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """No index: every search reads every row, and is exact. Right up to some 100,000 rows."""
+    """No graph: every search reads every row, or the code of every row. Right up to some 100,000 rows."""
+
+
+IndexConfig: TypeAlias = HNSW | Flat
+"""How searches find their way to the nearest rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +120,7 @@ class CollectionInfo:
     name: str
     dim: int
     metric: Metric = "cosine"
-    index: Flat = field(default_factory=Flat)
+    index: IndexConfig = field(default_factory=HNSW)
     quantization: Quantization | None = None
 
 
@@ -106,8 +132,21 @@ class Stats:
     dim: int
     metric: Metric
     index: str
+    """HNSW or Flat."""
+    quantization: str | None
+    """The kind of codes: int8, int4, binary or None."""
     count: int
     """Rows that a search can find."""
+    linked: int
+    """Rows that the graph holds."""
+    tail: int
+    """Rows that each search scans, because the graph does not hold them yet."""
+    tombstones: int
+    """Slots of removed rows that the graph still holds."""
+    pilots: int
+    """Rows among which a search of the graph finds its start."""
+    degree: float
+    """Links of a linked row, on average."""
     dead: int
     """Slots of deleted or replaced rows, which later writes use again."""
     lsn: int
@@ -125,6 +164,12 @@ class Stats:
     """The whole data file."""
     code_bytes: int
     """Codes in RAM, once a search has made them."""
+    link_bytes: int
+    """Links in RAM."""
+    index_bytes: int
+    """All of the index in RAM: codes, links, and what else it keeps."""
+    index_error: str | None
+    """What indexing in the background last failed with, or None."""
 
 
 @dataclass(frozen=True, slots=True)

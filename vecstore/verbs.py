@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore import arguments
-from vecstore.arguments import Rows, verb
+from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError
 from vecstore.filters import compile_filter
+from vecstore.keywords import verb
 from vecstore.types import (
-    Binary,
+    HNSW,
     CollectionInfo,
     Filter,
     Finding,
     Flat,
     Hit,
     Id,
-    Int4,
-    Int8,
+    IndexConfig,
     Metric,
     Page,
     Quantization,
@@ -53,6 +53,7 @@ class Query:
     with_payload: bool = True
     with_vectors: bool = False
     oversampling: float | None = None
+    ef: int | None = None
     exact: bool = False
 
 
@@ -181,6 +182,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = ...,
         with_vectors: bool = ...,
         oversampling: float | None = ...,
+        ef: int | None = ...,
         exact: bool = ...,
     ) -> list[Hit]: ...
 
@@ -195,6 +197,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = ...,
         with_vectors: bool = ...,
         oversampling: float | None = ...,
+        ef: int | None = ...,
         exact: bool = ...,
     ) -> list[list[Hit]]: ...
 
@@ -209,6 +212,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = ...,
         with_vectors: bool = ...,
         oversampling: float | None = ...,
+        ef: int | None = ...,
         exact: bool = ...,
     ) -> Any: ...
 
@@ -223,6 +227,7 @@ class CollectionVerbs(Closing):
         with_payload: bool = True,
         with_vectors: bool = False,
         oversampling: float | None = None,
+        ef: int | None = None,
         exact: bool = False,
     ) -> Any:
         """The k nearest rows, best first: a list of hits for one query `(dim,)`, a list of such lists for `(n, dim)`.
@@ -232,7 +237,9 @@ class CollectionVerbs(Closing):
         the cosine, the inner product, or minus the Euclidean distance.
 
         In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
-        (by default 2 for each hit with Int8 and Int4, 10 with Binary), and `exact=True` scans the rows instead.
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary). A graph is searched with `ef` candidates
+        (1 to 10,000, but never fewer than k; by default the `ef` of the collection's HNSW): more find more, and take
+        longer. `exact=True` scans the rows instead of either.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
         found = self._search(
@@ -244,6 +251,7 @@ class CollectionVerbs(Closing):
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
                 self._oversampling(oversampling, exact),
+                self._ef(ef, exact),
                 arguments.flag(exact, "exact"),
             )
         )
@@ -253,7 +261,15 @@ class CollectionVerbs(Closing):
         if value is not None and (self.info.quantization is None or exact):
             reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
             raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
-        return arguments.at_least_one(value, "oversampling")
+        return None if value is None else arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
+
+    def _ef(self, value: Any, exact: bool) -> int | None:
+        if value is None:
+            return None
+        if exact or isinstance(self.info.index, Flat):
+            reason = "exact=True scans the rows" if exact else "this collection has no graph, its index is Flat()"
+            raise InvalidArgumentError(f"ef has no effect: {reason}; leave it out")
+        return arguments.whole_number(value, "ef", 1, arguments.MAX_EF)
 
     @verb
     def scroll(
@@ -296,6 +312,29 @@ class CollectionVerbs(Closing):
     def check(self) -> list[Finding]:
         """Read and verify everything that is stored; what is wrong, or an empty list."""
 
+    # -- indexing --------------------------------------------------------------------------------------------
+
+    @verb
+    def wait_indexed(self, timeout: float | None = None) -> None:
+        """Return when the graph holds every committed row; DeadlineExceededError if `timeout` seconds end before.
+
+        No search needs it: a row that the graph does not hold yet is found all the same. It is for measurements.
+        """
+        seconds = None if timeout is None else arguments.number(timeout, "timeout", 0, arguments.MAX_SECONDS)
+        self._wait_indexed(seconds)
+
+    @verb
+    def rebuild(self, *, seed: int | None = None) -> None:
+        """Build the index anew from the rows, and return when it is done; searches go on meanwhile.
+
+        Whatever is drawn at random is drawn with `seed` (0 to 2^31 - 1), or else with the seed of the collection's
+        HNSW. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the server builds
+        on.
+        """
+        if isinstance(self.info.index, Flat) and self.info.quantization is None:
+            raise InvalidArgumentError("rebuild() has no effect: this collection has neither a graph nor codes")
+        self._rebuild(None if seed is None else arguments.whole_number(seed, "seed", 0, arguments.MAX_SEED))
+
     @abstractmethod
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult: ...
 
@@ -316,6 +355,12 @@ class CollectionVerbs(Closing):
     @abstractmethod
     def _count(self, filter: Filter | None) -> int: ...
 
+    @abstractmethod
+    def _wait_indexed(self, timeout: float | None) -> None: ...
+
+    @abstractmethod
+    def _rebuild(self, seed: int | None) -> None: ...
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.dim} dimensions, {self.metric}>"
 
@@ -330,8 +375,8 @@ class DatabaseVerbs(Closing):
         dim: int,
         metric: Metric = "cosine",
         *,
-        index: Flat | None = None,
-        quantization: Quantization | None = None,
+        index: IndexConfig | None = None,
+        quantization: Quantization | Literal["auto"] | None = "auto",
         exist_ok: bool = False,
     ) -> CollectionVerbs:
         """Create a collection for vectors of `dim` numbers (1 to 8192), compared by cosine, dot or l2.
@@ -339,22 +384,16 @@ class DatabaseVerbs(Closing):
         AlreadyExistsError if there is one of that name; with `exist_ok=True` it is returned instead, provided
         it was created alike. A name has 1 to 128 letters, digits, dots, dashes and underscores.
 
-        With `quantization` (`Int8()`, `Int4()` or `Binary()`) a search scans codes in RAM instead of the rows, which
-        is several times as fast, and rescores the best candidates from the rows.
+        `index` is `HNSW()`, a graph, unless it is `Flat()`, where every search reads every row. With `quantization`
+        (`Int8()`, `Int4()` or `Binary()`) a search reads codes in RAM instead of the rows, which is several times as
+        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 128 dimensions and more, `Int8()`
+        for fewer, and None with `Flat()`, which so stays exact.
         """
-        if index is not None and not isinstance(index, Flat):
-            raise InvalidArgumentError(f"index: expected vecstore.Flat(), got {index!r}")
-        if quantization is not None and not isinstance(quantization, Int8 | Int4 | Binary):
-            raise InvalidArgumentError(
-                f"quantization: expected vecstore.Int8(), Int4() or Binary(), or None, got {quantization!r}"
-            )
-        wanted = CollectionInfo(
-            _collection_name(name),
-            arguments.dimension(dim),
-            arguments.metric_name(metric),
-            index or Flat(),
-            quantization,
-        )
+        name, dim = _collection_name(name), arguments.dimension(dim)
+        metric = arguments.metric_name(metric)
+        config = HNSW() if index is None else arguments.index_config(index)
+        codes = arguments.quantization_kind(quantization, config, dim)
+        wanted = CollectionInfo(name, dim, metric, config, codes)
         return self._create(wanted, arguments.flag(exist_ok, "exist_ok"))
 
     @verb

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
@@ -16,6 +16,8 @@ from vecstore.v1 import vecstore_pb2_grpc
 
 log = logging.getLogger("vecstore.server")
 
+MAX_WAIT_SECONDS: Final = 3600.0
+
 S = TypeVar("S")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -24,12 +26,24 @@ Response = TypeVar("Response")
 def answered(
     method: Callable[[S, Request], Response],
 ) -> Callable[[S, Request, grpc.ServicerContext], Response]:
+    """`answered_in_context` of a method that needs only the request."""
+
+    @functools.wraps(method)
+    def call(self: S, request: Request, context: grpc.ServicerContext) -> Response:  # noqa: ARG001
+        return method(self, request)
+
+    return answered_in_context(call)
+
+
+def answered_in_context(
+    method: Callable[[S, Request, grpc.ServicerContext], Response],
+) -> Callable[[S, Request, grpc.ServicerContext], Response]:
     """Turn what a call raises into a status; what was not foreseen is logged and told as INTERNAL."""
 
     @functools.wraps(method)
     def call(self: S, request: Request, context: grpc.ServicerContext) -> Response:
         try:
-            return method(self, request)
+            return method(self, request, context)
         except vecstore.ClosedError:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         except vecstore.VecstoreError as error:
@@ -50,10 +64,7 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
 
     @answered
     def CreateCollection(self, request: pb.CreateCollectionRequest) -> pb.CreateCollectionResponse:  # noqa: N802
-        info = wire.read_info(request.info)
-        made = self._db.create_collection(
-            info.name, info.dim, info.metric, quantization=info.quantization, exist_ok=request.exist_ok
-        )
+        made = self._db.create_collection(**wire.read_creation(request.info), exist_ok=request.exist_ok)
         return pb.CreateCollectionResponse(info=wire.write_info(made.info))
 
     @answered
@@ -109,6 +120,7 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
             filter=wire.filter_of(request),
             score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
             oversampling=request.oversampling if request.HasField("oversampling") else None,
+            ef=request.ef if request.HasField("ef") else None,
             exact=request.exact,
             **flags,
         )
@@ -131,9 +143,25 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
     def Count(self, request: pb.CountRequest) -> pb.CountResponse:  # noqa: N802
         return pb.CountResponse(count=self._db.get_collection(request.collection).count(wire.filter_of(request)))
 
+    @answered_in_context
+    def WaitIndexed(  # noqa: N802
+        self, request: pb.WaitIndexedRequest, context: grpc.ServicerContext
+    ) -> pb.WaitIndexedResponse:
+        """No longer than the caller waits, who may be gone: a wait keeps a thread."""
+        timeout = request.timeout if request.HasField("timeout") else MAX_WAIT_SECONDS
+        self._db.get_collection(request.collection).wait_indexed(min(timeout, context.time_remaining()))
+        return pb.WaitIndexedResponse()
+
+    @answered
+    def Rebuild(self, request: pb.RebuildRequest) -> pb.RebuildResponse:  # noqa: N802
+        seed = request.seed if request.HasField("seed") else None
+        self._db.get_collection(request.collection).rebuild(seed=seed)
+        return pb.RebuildResponse()
+
     @answered
     def Stats(self, request: pb.StatsRequest) -> pb.StatsResponse:  # noqa: N802
-        return wire.write_stats(self._db.get_collection(request.collection).stats())
+        collection = self._db.get_collection(request.collection)
+        return wire.write_stats(collection.stats(), collection.info)
 
     @answered
     def Check(self, request: pb.CheckRequest) -> pb.CheckResponse:  # noqa: N802

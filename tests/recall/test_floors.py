@@ -37,7 +37,7 @@ def recall(docs, queries, stored, true_scores, **options):
 @pytest.mark.parametrize("metric", METRICS)
 def test_flat_search_finds_all(db, true_scores, metric):
     rows = embeddings(COUNT, 2)
-    docs = db.create_collection("docs", DIM, metric)
+    docs = db.create_collection("docs", DIM, metric, index=vecstore.Flat())
     docs.insert(range(COUNT), rows)
     assert recall(docs, embeddings(QUERIES, 3), dict(enumerate(rows)), true_scores) >= 0.999  # ties in float32
 
@@ -47,7 +47,7 @@ def test_flat_search_finds_all(db, true_scores, metric):
 def test_floors_hold_from_the_first_row_to_the_last_of_a_churn(db, true_scores, metric, kind):
     queries = embeddings(QUERIES, 3)
     stored = dict(enumerate(embeddings(COUNT, 2)))
-    docs = db.create_collection("docs", DIM, metric, quantization=kind)
+    docs = db.create_collection("docs", DIM, metric, index=vecstore.Flat(), quantization=kind)
     docs.insert(list(stored), np.array(list(stored.values())))
     floor = FLOORS[type(kind)]
     assert recall(docs, queries, stored, true_scores) >= floor

@@ -65,15 +65,20 @@ class CollectionMachine(RuleBasedStateMachine):
         self.patch.undo()
         shutil.rmtree(self.path)
 
-    @initialize(dim=st.sampled_from([2, 16, 64]), metric=st.sampled_from(["cosine", "dot", "l2"]))
-    def create(self, dim, metric):
+    @initialize(
+        dim=st.sampled_from([2, 16, 64]),
+        metric=st.sampled_from(["cosine", "dot", "l2"]),
+        index=strategies.index_configs,
+        quantization=strategies.quantizations,
+    )
+    def create(self, dim, metric, index, quantization):
         rows = small_blocks(dim)
         for name, value in (("MIN_ROWS", rows), ("MAX_ROWS", rows), ("MAX_BLOCK_BYTES", 1)):
             self.patch.setattr(blocks, name, value)
         self.dim, self.metric = dim, metric
         self.open(True)
         for database in self.databases[True]:
-            database.create_collection(NAME, dim, metric)
+            database.create_collection(NAME, dim, metric, index=index, quantization=quantization)
         assert self.pair(True)[0]._store.layout.rows == rows
 
     def open(self, writes):
@@ -170,18 +175,22 @@ class CollectionMachine(RuleBasedStateMachine):
         k=st.integers(1, 40),
         filter=st.none() | strategies.filters,
         threshold=strategies.thresholds,
+        how=st.sampled_from([{}, {}, {"exact": True}, {"ef": 1}, {"ef": 50}, {"oversampling": 3}]),
         writes=writers,
     )
-    def search(self, data, k, filter, threshold, writes):
+    def search(self, data, k, filter, threshold, how, writes):
         query = data.draw(strategies.queries(self.dim, self.metric))
         options = {"filter": filter, "score_threshold": threshold}
-        found, expected = self.both("search", query, k, writes=writes, with_vectors=True, **options)
+        found, expected = self.both("search", query, k, writes=writes, with_vectors=True, **options, **how)
+        if found is None:
+            return
         model = self.pair()[1]
         answers = [found] if query.ndim == 1 else found
         assert query.ndim == 1 or len(found) == len(expected)
         for hits, one in zip(answers, np.atleast_2d(query), strict=True):
             assert wrong_hits(model, hits, one, k, **options) is None
-            assert [hit.id for hit in hits] == [hit.id for hit in self.pair(writes)[0].search(one, k, **options)]
+            alone = self.pair(writes)[0].search(one, k, **options, **how)
+            assert [hit.id for hit in hits] == [hit.id for hit in alone]
             records = model.get([hit.id for hit in hits], with_vectors=True)
             assert list(map(shown, hits)) == list(map(shown, records))
 
@@ -205,6 +214,16 @@ class CollectionMachine(RuleBasedStateMachine):
     @rule(filter=strategies.filters, writes=writers)
     def count(self, filter, writes):
         self.same("count", filter, writes=writes)
+
+    # -- indexing --------------------------------------------------------------------------------------------
+
+    @rule(writes=writers)
+    def wait_indexed(self, writes):
+        self.same("wait_indexed", 60, writes=writes)
+
+    @rule(seed=st.none() | st.integers(0, 9), writes=writers)
+    def rebuild(self, seed, writes):
+        self.same("rebuild", seed=seed, writes=writes)
 
     # -- calls that are refused ------------------------------------------------------------------------------
 
@@ -283,8 +302,13 @@ class CollectionMachine(RuleBasedStateMachine):
         assert isinstance(store, Store)
         store._table = store._allocator = None
 
-    @rule(metric=st.sampled_from(["cosine", "dot", "l2"]), often=st.integers(0, 4))
-    def drop_and_create(self, metric, often):
+    @rule(
+        metric=st.sampled_from(["cosine", "dot", "l2"]),
+        index=strategies.index_configs,
+        quantization=strategies.quantizations,
+        often=st.integers(0, 4),
+    )
+    def drop_and_create(self, metric, index, quantization, often):
         if often:
             return
         for database in self.databases[True]:
@@ -293,7 +317,7 @@ class CollectionMachine(RuleBasedStateMachine):
             assert database.list_collections() == []
             assert outcome(handle.count) == vecstore.CollectionNotFoundError
             assert outcome(lambda: database.get_collection(NAME)) == vecstore.CollectionNotFoundError  # noqa: B023
-            database.create_collection(NAME, self.dim, metric)
+            database.create_collection(NAME, self.dim, metric, index=index, quantization=quantization)
         self.metric, self.cursors = metric, None
 
     @invariant()
@@ -304,7 +328,8 @@ class CollectionMachine(RuleBasedStateMachine):
             assert list(map(shown, found.records)) == list(map(shown, expected.records))
             assert len(real) == len(model)
             stats = real.stats()
-            assert (stats.count, stats.lsn) == (len(model), model.stats().lsn)
+            figures = [(one.count, one.lsn, one.index, one.quantization) for one in (stats, model.stats())]
+            assert figures[0] == figures[1] and real.info == model.info
             assert real.check() == []
 
 

@@ -53,7 +53,7 @@ class QuantizedMachine(RuleBasedStateMachine):
     def create(self, dim, metric, kind):
         self.dim, self.metric = dim, metric
         self.reopen_all()
-        self.open[0].create_collection("rows", dim, metric, quantization=kind)
+        self.open[0].create_collection("rows", dim, metric, index=vecstore.Flat(), quantization=kind)
 
     def reopen_all(self):
         self.open = [vecstore.open(self.path), vecstore.open(self.path, read_only=True)]
@@ -104,7 +104,7 @@ class QuantizedMachine(RuleBasedStateMachine):
     def drop_and_create(self):
         info = self.rows.info
         self.open[0].drop_collection("rows")
-        self.open[0].create_collection("rows", info.dim, info.metric, quantization=info.quantization)
+        self.open[0].create_collection("rows", info.dim, info.metric, index=info.index, quantization=info.quantization)
 
     @invariant()
     def every_row_is_found(self):
@@ -134,7 +134,7 @@ def test_searches_of_other_threads_lack_no_row_while_codes_follow_writes(db, row
     """Among them rows whose slots are used again, and a quantizer that is fitted anew."""
     monkeypatch.setattr(codes, "MIN_ROWS", 50)
     monkeypatch.setattr(codes, "REFIT", 2)
-    docs = db.create_collection("docs", 64, "l2", quantization=kind)
+    docs = db.create_collection("docs", 64, "l2", index=vecstore.Flat(), quantization=kind)
     docs.insert(range(60), rows(60, 64))
     done, wrong, searches = threading.Event(), [], [0] * 3
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import DimensionMismatchError, InvalidArgumentError, UnknownArgumentError, arguments
+from vecstore import DimensionMismatchError, InvalidArgumentError, UnknownArgumentError, arguments, keywords
 
 NAN, INF = float("nan"), float("inf")
 ROW = [1.0, 0.0, 0.0]
@@ -168,12 +168,38 @@ def test_queries_of_another_dimension(docs, query):
         ({"score_threshold": "x"}, ["score_threshold: expected a number, got str 'x'"]),
         ({"score_threshold": NAN}, ["score_threshold: expected a number, got float nan"]),
         ({"score_threshold": True}, ["score_threshold: expected a number, got bool True"]),
+        ({"ef": 0}, ["ef: lies between 1 and 10000, got 0"]),
+        ({"ef": 10_001}, ["ef: lies between 1 and 10000, got 10001"]),
+        ({"ef": 64.0}, ["ef: expected a whole number from 1 to 10000, got float 64.0"]),
+        ({"ef": True}, ["ef: expected a whole number", "bool True"]),
+        ({"ef": "64"}, ["ef: expected a whole number", "str '64'"]),
+        ({"ef": 64, "exact": True}, ["ef has no effect: exact=True scans the rows; leave it out"]),
+        ({"ef": 0, "exact": True}, ["ef has no effect: exact=True"]),
+        ({"oversampling": 0.5}, ["oversampling: expected a number from 1 to 1000, got float 0.5"]),
+        ({"oversampling": NAN}, ["oversampling: expected a number from 1 to 1000, got float nan"]),
+        ({"oversampling": 1001}, ["oversampling: expected a number from 1 to 1000, got int 1001"]),
+        ({"oversampling": True}, ["oversampling: expected a number from 1 to 1000, got bool True"]),
+        ({"oversampling": 2, "exact": True}, ["oversampling has no effect: exact=True rescores nothing"]),
+        ({"exact": 1}, ["exact: expected True or False, got int 1"]),
         ({"with_payload": 1}, ["with_payload: expected True or False, got int 1"]),
         ({"with_vectors": "yes"}, ["with_vectors: expected True or False, got str 'yes'"]),
     ],
 )
 def test_search_options_that_are_refused(docs, options, parts):
     refused(lambda: docs.search(ROW, **options), *parts)
+
+
+@pytest.mark.parametrize("quantization", [None, vecstore.Int8()])
+def test_ef_is_refused_where_there_is_no_graph(tmp_path, quantization):
+    with vecstore.open(tmp_path) as db:
+        flat = db.create_collection("flat", 3, index=vecstore.Flat(), quantization=quantization)
+        refused(lambda: flat.search(ROW, ef=64), "ef has no effect: this collection has no graph, its index is Flat()")
+        assert flat.search(ROW, ef=None) == []
+
+
+@pytest.mark.parametrize("ef", [1, 5, 10_000, np.int64(64), None])
+def test_ef_finds_k_rows_however_small_it_is(docs, ef):
+    assert [hit.id for hit in docs.search(ROW, 2, ef=ef)] == [1, "a"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +217,37 @@ def test_search_options_that_are_refused(docs, options, parts):
 )
 def test_scroll_options_that_are_refused(docs, options, parts):
     refused(lambda: docs.scroll(**options), *parts)
+
+
+@pytest.mark.parametrize("timeout", [-0.1, 1_000_001, NAN, INF, "1", True, [1]])
+def test_timeouts_that_are_refused(docs, timeout):
+    words = f"timeout: expected a number from 0 to 1000000, got {type(timeout).__name__}"
+    refused(lambda: docs.wait_indexed(timeout), words)
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [(-1, "seed: lies between 0 and 2147483647, got -1"), (2**31, "seed: lies between 0 and 2147483647, got"),
+     (1.0, "seed: expected a whole number"), ("1", "seed: expected a whole number"), (False, "seed: expected a whole")],
+)  # fmt: skip
+def test_seeds_that_are_refused(docs, seed, words):
+    refused(lambda: docs.rebuild(seed=seed), words)
+
+
+def test_a_rebuild_is_refused_only_where_there_is_nothing_to_build(tmp_path):
+    with vecstore.open(tmp_path) as db:
+        flat = db.create_collection("flat", 3, index=vecstore.Flat())
+        for options in ({}, {"seed": 1}):
+            refused(lambda: flat.rebuild(**options), "rebuild() has no effect: this collection has neither")  # noqa: B023
+        for name, options in {
+            "codes": {"index": vecstore.Flat(), "quantization": vecstore.Int8()},
+            "graph": {"quantization": None},
+            "both": {},
+        }.items():
+            made = db.create_collection(name, 3, **options)
+            assert made.rebuild() is None and made.rebuild(seed=2**31 - 1) is None
+            assert made.wait_indexed() is None and made.wait_indexed(0) is None
+        assert flat.wait_indexed(timeout=np.float32(1.5)) is None
 
 
 def test_other_options_that_are_refused(docs):
@@ -217,12 +274,93 @@ def test_names_that_are_refused(db, name):
         ({"dim": 3, "metric": "L2"}, ['expected "cosine", "dot" or "l2"', "'L2'"]),
         ({"dim": 3, "metric": None}, ['expected "cosine", "dot" or "l2"', "None"]),
         ({"dim": 3, "metric": []}, ['expected "cosine", "dot" or "l2"', "[]"]),
-        ({"dim": 3, "index": "flat"}, ["index: expected vecstore.Flat(), got 'flat'"]),
+        ({"dim": 3, "index": "hnsw"}, ["index: expected vecstore.HNSW(), Flat() or None, got 'hnsw'"]),
+        ({"dim": 3, "index": vecstore.HNSW}, ["index: expected vecstore.HNSW(), Flat() or None, got <class"]),
+        ({"dim": 3, "index": vecstore.Int8()}, ["index: expected vecstore.HNSW(), Flat() or None, got Int8()"]),
+        (
+            {"dim": 3, "quantization": "int8"},
+            ['expected vecstore.Int8(), Int4() or Binary(), None or "auto"', "'int8'"],
+        ),
+        ({"dim": 3, "quantization": vecstore.Int4}, ["quantization: expected vecstore.Int8()", "got <class"]),
+        ({"dim": 3, "quantization": True}, ["quantization: expected vecstore.Int8()", "got True"]),
+        ({"dim": 3, "index": vecstore.Flat(), "quantization": "Auto"}, ["quantization: expected", "got 'Auto'"]),
         ({"dim": 3, "exist_ok": 1}, ["exist_ok: expected True or False, got int 1"]),
     ],
 )
 def test_collections_that_are_refused(db, options, parts):
     refused(lambda: db.create_collection("x", **options), *parts)
+
+
+BOUNDS = {"m": (8, 128), "ef_construction": (16, 2000), "ef": (10, 10_000), "alpha": (1, 2), "seed": (0, 2**31 - 1)}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_numbers_of_an_hnsw_have_bounds(db, name):
+    low, high = BOUNDS[name]
+    for value in (low, high, np.float32(high) if name == "alpha" else np.int64(high)):
+        checked = arguments.index_config(vecstore.HNSW(**{name: value}))
+        assert checked == vecstore.HNSW(**{name: value})
+        assert type(getattr(checked, name)) is (float if name == "alpha" else int)
+    step = 0.001 if name == "alpha" else 1
+    words = "expected a number from 1 to 2" if name == "alpha" else f"lies between {low} and {high}"
+    for value in (low - step, high + step, -high):
+        wrong = vecstore.HNSW(**{name: value})
+        refused(lambda: db.create_collection("x", 3, index=wrong), f"index.{name}: {words}, got", str(value))  # noqa: B023
+    words = "expected a number from 1 to 2" if name == "alpha" else f"expected a whole number from {low} to {high}"
+    for value in (None, "8", True, [low], NAN):
+        wrong = vecstore.HNSW(**{name: value})
+        refused(lambda: db.create_collection("x", 3, index=wrong), f"index.{name}: {words}, got {type(value).__name__}")  # noqa: B023
+
+
+@pytest.mark.parametrize("m", [9, 12, 100, 127])
+def test_the_links_of_an_hnsw_come_in_eights(db, m):
+    refused(lambda: db.create_collection("x", 3, index=vecstore.HNSW(m)), f"index.m: expected a multiple of 8, got {m}")
+
+
+@pytest.mark.parametrize(
+    ("word", "better"),
+    [("M", "m"), ("ef_construct", "ef_construction"), ("efConstruction", "ef_construction"), ("hnsw_ef", "ef"),
+     ("ef_search", "ef"), ("efSearch", "ef"), ("search_k", "ef"), ("ef_runtime", "ef"), ("alhpa", "alpha")],
+)  # fmt: skip
+def test_an_unknown_number_of_an_hnsw_is_answered_with_ours(word, better):
+    error = refused(
+        lambda: vecstore.HNSW(**{word: 16}), f'HNSW() has no argument "{word}"; use "{better}"',
+        error=UnknownArgumentError,
+    )  # fmt: skip
+    assert error.argument == word
+
+
+def test_an_unknown_number_without_a_likeness_is_answered_with_all():
+    kind = UnknownArgumentError
+    refused(lambda: vecstore.HNSW(nlist=9), "it takes m, ef_construction, ef, alpha, seed", error=kind)
+    refused(lambda: vecstore.Flat(m=9), 'Flat() has no argument "m"; it takes no arguments', error=kind)
+
+
+@pytest.mark.parametrize(
+    ("options", "index", "quantization"),
+    [
+        ({"dim": 127}, vecstore.HNSW(), vecstore.Int8()),
+        ({"dim": 128}, vecstore.HNSW(), vecstore.Int4()),
+        ({"dim": 128, "index": vecstore.HNSW(m=8), "quantization": "auto"}, vecstore.HNSW(m=8), vecstore.Int4()),
+        ({"dim": 128, "quantization": None}, vecstore.HNSW(), None),
+        ({"dim": 8, "quantization": vecstore.Binary()}, vecstore.HNSW(), vecstore.Binary()),
+        ({"dim": 128, "index": vecstore.Flat()}, vecstore.Flat(), None),
+        ({"dim": 128, "index": vecstore.Flat(), "quantization": "auto"}, vecstore.Flat(), None),
+        ({"dim": 128, "index": vecstore.Flat(), "quantization": vecstore.Int8()}, vecstore.Flat(), vecstore.Int8()),
+    ],
+)
+def test_what_a_collection_is_created_with(shared, options, index, quantization):
+    db = shared[0]
+    info = db.create_collection("made", **options).info
+    assert info == vecstore.CollectionInfo("made", options["dim"], "cosine", index, quantization)
+    assert db.create_collection("made", **options, exist_ok=True).info == info
+    other_codes = vecstore.Binary() if quantization == vecstore.Int8() else vecstore.Int8()
+    for other in ({"index": vecstore.HNSW(m=64)}, {"quantization": other_codes}):
+        with pytest.raises(vecstore.AlreadyExistsError, match="created otherwise"):
+            db.create_collection("made", **{**options, **other}, exist_ok=True)
+    said = {"index": index, "quantization": quantization}
+    assert db.create_collection("made", options["dim"], **said, exist_ok=True).info == info
+    db.drop_collection("made")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +391,11 @@ def test_opens_that_are_refused(tmp_path, monkeypatch, args, options, parts):
         ("search", "include_vectors", "with_vectors"),
         ("search", "threshold", "score_threshold"),
         ("search", "query_vector", "query"),
+        ("search", "ef_search", "ef"),
+        ("search", "efSearch", "ef"),
+        ("search", "hnsw_ef", "ef"),
+        ("search", "ef_runtime", "ef"),
+        ("search", "search_k", "ef"),
         ("scroll", "top_k", "limit"),
         ("scroll", "k", "limit"),
         ("scroll", "n", "limit"),
@@ -264,6 +407,8 @@ def test_opens_that_are_refused(tmp_path, monkeypatch, args, options, parts):
         ("delete", "id", "ids"),
         ("get", "with_vector", "with_vectors"),
         ("count", "query_filter", "filter"),
+        ("wait_indexed", "deadline", "timeout"),
+        ("rebuild", "sede", "seed"),
     ],
 )
 def test_an_unknown_argument_is_answered_with_ours(docs, verb, word, better):
@@ -288,7 +433,7 @@ def test_unknown_arguments_of_databases(db, tmp_path):
 
 @pytest.mark.parametrize("verb", ["search", "scroll", "insert", "update", "get", "count"])
 def test_every_synonym_leads_to_an_argument_the_verb_has_or_to_a_list(docs, verb):
-    for word in arguments.SYNONYMS:
+    for word in keywords.SYNONYMS:
         try:
             getattr(docs, verb)(**{word: object()})
         except UnknownArgumentError as error:

@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -54,7 +55,13 @@ def test_version(run: Run) -> None:
 def test_stats(run: Run, folder: str) -> None:
     code, out, _ = run("stats", folder)
     assert code == 0 and "docs" in out and "cosine" in out
-    assert json.loads(run("stats", folder, "--json")[1])[0]["count"] == 3
+    rows = dict(line.strip("│ ").split("│") for line in out.splitlines() if line.startswith("│"))
+    shown = {key.strip(): value.strip() for key, value in rows.items()}
+    assert (shown["index"], shown["quantization"], shown["count"], shown["degree"]) == ("HNSW", "int8", "3", "0.0")
+    assert shown["index error"] == "none" and shown["link bytes"].endswith("B")
+    [found] = json.loads(run("stats", folder, "--json")[1])
+    assert found["count"] == 3 and found["index_error"] is None
+    assert set(found) == {field.name for field in dataclasses.fields(vecstore.Stats)}
 
 
 def test_check_of_a_sound_folder(run: Run, folder: str) -> None:
@@ -84,6 +91,8 @@ def test_search_by_vector_with_a_filter(run: Run, folder: str, tmp_path: Path) -
         out = run("search", folder, "docs", "--vector", vector, "--filter", '{"n": {"$gte": 1}}', "--json")[1]
         assert [hit["id"] for hit in json.loads(out)] == [7, "7"]
     assert "score" in run("search", folder, "docs", "--vector", "[1, 0]")[1]
+    wide = run("search", folder, "docs", "--vector", "[1, 0]", "--ef", "100", "-k", "1", "--json")[1]
+    assert json.loads(wide)[0]["id"] == 7
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,7 @@ def test_search_by_vector_with_a_filter(run: Run, folder: str, tmp_path: Path) -
         (["search", "{db}", "docs", "--vector", "nowhere.npy"], ["nowhere.npy"]),
         (["search", "{db}", "docs", "--vector", "[1]"], ["DimensionMismatchError", "2", "1"]),
         (["search", "{db}", "docs", "--like", "west"], ["NotFoundError", "west"]),
+        (["search", "{db}", "docs", "--like", "7", "--ef", "0"], ["ef: lies between 1 and 10000", "0"]),
         (["stats", "{db}-elsewhere"], ["NotADatabaseError"]),
     ],
 )

@@ -7,6 +7,7 @@ import vecstore
 from vecstore.demo import load_sample
 from vecstore.index import codes
 
+FLAT = vecstore.Flat()
 KINDS = [vecstore.Int8(), vecstore.Int4(), vecstore.Binary()]
 FLOORS = {vecstore.Int8: 0.998, vecstore.Int4: 0.99, vecstore.Binary: 0.97}
 
@@ -21,7 +22,7 @@ def collection(db, sample):
     """`collection(quantization, metric)`: the sample's rows."""
 
     def make(quantization, metric="cosine", count=5000):
-        rows = db.create_collection("rows", 384, metric, quantization=quantization)
+        rows = db.create_collection("rows", 384, metric, index=FLAT, quantization=quantization)
         rows.insert(sample.ids[:count], sample.vectors[:count], sample.payloads[:count])
         return rows
 
@@ -70,7 +71,7 @@ def test_every_write_is_in_the_next_search(collection, sample):
 
 def test_a_reopened_collection_and_a_reader_know_how_it_was_created(tmp_path, sample):
     with vecstore.open(tmp_path / "d") as db:
-        rows = db.create_collection("rows", 384, quantization=vecstore.Binary())
+        rows = db.create_collection("rows", 384, index=FLAT, quantization=vecstore.Binary())
         rows.insert(sample.ids, sample.vectors)
         before = rows.search(sample.query_vectors)
         with vecstore.open(tmp_path / "d", read_only=True) as reader:
@@ -82,7 +83,7 @@ def test_a_reopened_collection_and_a_reader_know_how_it_was_created(tmp_path, sa
 
 
 def test_with_few_rows_the_search_is_exact_and_codes_come_with_more(db, sample):
-    rows = db.create_collection("rows", 384, quantization=vecstore.Binary())
+    rows = db.create_collection("rows", 384, index=FLAT, quantization=vecstore.Binary())
     for count in (1, codes.MIN_ROWS - 1, codes.MIN_ROWS, 3000):
         rows.upsert(sample.ids[:count], sample.vectors[:count])
         near, exact = rows.search(sample.query_vectors, k=5), rows.search(sample.query_vectors, k=5, exact=True)
@@ -94,7 +95,7 @@ def test_with_few_rows_the_search_is_exact_and_codes_come_with_more(db, sample):
 
 def test_a_quantizer_is_fitted_anew_when_the_collection_has_outgrown_it(db, sample, monkeypatch):
     monkeypatch.setattr(codes, "REFIT", 2)
-    rows = db.create_collection("rows", 384, quantization=vecstore.Int8())
+    rows = db.create_collection("rows", 384, index=FLAT, quantization=vecstore.Int8())
     fitted = set()
     for count in (1000, 1500, 2500, 5000):
         rows.upsert(sample.ids[:count], sample.vectors[:count])
@@ -140,14 +141,15 @@ def test_more_oversampling_finds_more(collection, sample):
     ({"oversampling": 2}, ["no quantization"]),
     ({"oversampling": 2, "exact": True}, ["exact=True"]),
 ])  # fmt: skip
-def test_oversampling_without_effect_is_refused(db, options, words):
-    rows = db.create_collection("plain", 2)
+@pytest.mark.parametrize(("index", "quantization"), [(FLAT, "auto"), (FLAT, None), (vecstore.HNSW(), None)])
+def test_oversampling_without_effect_is_refused(db, options, words, index, quantization):
+    rows = db.create_collection("plain", 2, index=index, quantization=quantization)
     with pytest.raises(vecstore.InvalidArgumentError) as error:
         rows.search([1, 0], **options)
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.parametrize("value", ["int8", vecstore.Int8, 8])
+@pytest.mark.parametrize("value", ["int8", "none", vecstore.Int8, vecstore.Flat(), 8, False])
 def test_an_unknown_quantization_is_refused(db, value):
     with pytest.raises(vecstore.InvalidArgumentError, match="quantization"):
         db.create_collection("rows", 2, quantization=value)
@@ -155,7 +157,7 @@ def test_an_unknown_quantization_is_refused(db, value):
 
 
 def test_degenerate_rows_are_found(db):
-    rows = db.create_collection("rows", 8, "l2", quantization=vecstore.Int8())
+    rows = db.create_collection("rows", 8, "l2", index=FLAT, quantization=vecstore.Int8())
     same = np.ones((3000, 8), np.float32)
     rows.insert(range(3000), same)
     rows.insert(3000, np.zeros(8))

@@ -27,7 +27,7 @@ def damaged(tmp_path, rows):
     def make(bytes_of):
         vectors = rows(1536, 64)
         with vecstore.open(tmp_path) as db:
-            docs = db.create_collection("docs", 64)
+            docs = db.create_collection("docs", 64, index=vecstore.Flat())
             assert docs._store.layout.rows == 512
             docs.insert(range(1536), vectors, [{"title": f"number {n}"} for n in range(1536)])
         flip(tmp_path / "collections" / "docs" / "data.mdb", bytes_of(vectors))

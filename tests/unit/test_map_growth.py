@@ -31,7 +31,7 @@ for line in sys.stdin:
 
 def test_the_map_grows_while_threads_search_and_a_process_follows(tmp_path, small_maps, process, rows):
     with vecstore.open(tmp_path) as db:
-        docs = db.create_collection("docs", 32)
+        docs = db.create_collection("docs", 32, index=vecstore.Flat())
         docs.insert(range(100), rows(100, 32))
         first_size = docs._store.env._map_size
         assert first_size <= 2**20

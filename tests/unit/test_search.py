@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+import vecstore
+
 METRICS = ["cosine", "dot", "l2"]
 
 
@@ -84,7 +86,7 @@ def test_neighbours_are_right_where_data_lies_far_from_the_origin(db, rows, true
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_batch_of_queries_gives_what_each_alone_gives(db, rows, metric):
-    docs = db.create_collection("docs", 24, metric)
+    docs = db.create_collection("docs", 24, metric, index=vecstore.Flat())
     docs.insert(range(1000), rows(1000, 24), [{"n": n % 3} for n in range(1000)])
     for n in (1, 2, 3, 4, 33, 300):
         queries = rows(n, 24, n)

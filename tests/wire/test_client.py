@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from vecstore_server import Config, Server
 
 import vecstore
+from vecstore.verbs import Query
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -210,6 +213,61 @@ def test_the_client_loads_neither_numba_nor_lmdb_and_goes_through_no_proxy(serve
         env={**os.environ, **proxy},
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("options", [{"oversampling": 2.5, "ef": 99}, {"ef": 1}, {"exact": True}, {}])
+def test_every_option_of_a_search_arrives(
+    remote: vecstore.RemoteDatabase, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    seen: list[Query] = []
+
+    def search(self: vecstore.Collection, query: Query) -> list[list[vecstore.Hit]]:
+        seen.append(query)
+        return [[]]
+
+    monkeypatch.setattr(vecstore.Collection, "_search", search)
+    docs = remote.create_collection("docs", 2)
+    others = {"filter": {"a": 1}, "score_threshold": 0.5, "with_payload": False, "with_vectors": True}
+    assert docs.search([1, 0], 7, **others, **options) == []
+    expected = {"k": 7, "oversampling": None, "ef": None, "exact": False, **others, **options}
+    assert {field.name: getattr(seen[0], field.name) for field in fields(Query) if field.name != "queries"} == expected
+    assert seen[0].queries.tolist() == [[1, 0]]
+
+
+def test_a_wait_has_its_own_timeout_and_the_call_that_of_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def wait(self: vecstore.Collection, timeout: float) -> None:
+        seen.append(timeout)
+        time.sleep(min(timeout, 1.2))
+        raise vecstore.DeadlineExceededError(f"not indexed within {timeout:g} s")
+
+    monkeypatch.setattr(vecstore.Collection, "_wait_indexed", wait)
+    with vecstore.connect(server.address, timeout=30) as db:
+        docs = db.create_collection("docs", 2)
+        with pytest.raises(TimeoutError, match="within 0 s"):
+            docs.wait_indexed(0)
+        with pytest.raises(vecstore.DeadlineExceededError, match=r"within 0\.25 s"):
+            docs.wait_indexed(0.25)
+        with pytest.raises(vecstore.DeadlineExceededError, match="not indexed"):
+            docs.wait_indexed()
+    assert seen[:2] == [0, 0.25] and 0 < seen[2] <= 30.5
+    with vecstore.connect(server.address, timeout=1) as db:
+        docs = db.get_collection("docs")
+        with pytest.raises(vecstore.DeadlineExceededError, match=r"within 1\.2 s"):
+            docs.wait_indexed(1.2)
+
+
+def test_the_seed_of_a_rebuild_arrives(remote: vecstore.RemoteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int | None] = []
+    monkeypatch.setattr(vecstore.Collection, "_rebuild", lambda self, seed: seen.append(seed))
+    docs = remote.create_collection("docs", 2)
+    docs.rebuild()
+    docs.rebuild(seed=0)
+    docs.rebuild(seed=2**31 - 1)
+    assert seen == [None, 0, 2**31 - 1]
 
 
 @pytest.mark.parametrize("missing", ["grpc", "google.protobuf", "google.rpc"])

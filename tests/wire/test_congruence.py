@@ -31,7 +31,7 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Databa
 
 @pytest.fixture
 def both(databases: tuple[DatabaseVerbs, DatabaseVerbs]) -> tuple[DatabaseVerbs, DatabaseVerbs]:
-    """Both databases, with the same three collections."""
+    """Both databases, with the same collections."""
     for db in databases:
         fill(db)
     return databases
@@ -41,7 +41,7 @@ FILLED: dict[DatabaseVerbs, Any] = {}
 
 
 def fill(db: DatabaseVerbs) -> None:
-    """Three collections alike, made anew only if a test has changed them: each costs the disk some syncs."""
+    """Collections alike, made anew only if a test has changed them: each costs the disk some syncs."""
     if FILLED.get(db) == contents(db):
         return
     for name in db.list_collections():
@@ -55,14 +55,15 @@ def fill(db: DatabaseVerbs) -> None:
             {"raw": b"\0\xff", "n": 2**60},
         ]
         rows.insert([1, "1", "zwei", 2**63 - 1], E + 0.25, payloads)
-    codes = db.create_collection("c-codes", 4, quantization=vecstore.Int4())
-    codes.insert(range(1500), np.random.default_rng(0).standard_normal((1500, 4)))
+    for name, index in (("c-codes", vecstore.Flat()), ("c-graph", vecstore.HNSW(m=16))):
+        codes = db.create_collection(name, 4, index=index, quantization=vecstore.Int4())
+        codes.insert(range(1500), np.random.default_rng(0).standard_normal((1500, 4)))
     FILLED[db] = contents(db)
 
 
 def contents(db: DatabaseVerbs) -> Any:
     there = [db.get_collection(name) for name in db.list_collections()]
-    return [(plain(rows.stats()), plain(rows.scroll(with_vectors=True))) for rows in there]
+    return [(plain(rows.info), rows.stats().lsn, plain(rows.scroll(with_vectors=True))) for rows in there]
 
 
 def plain(value: Any) -> Any:
@@ -101,7 +102,24 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: db.create_collection("new", 7, index=vecstore.Flat(), exist_ok=True),
     lambda db: db.create_collection("new", 7, quantization=vecstore.Binary()),
     lambda db: db.create_collection("new", 7, quantization="int8"),
+    lambda db: db.create_collection("new", 128),
+    lambda db: db.create_collection("new", 128, quantization=None),
+    lambda db: db.create_collection("new", 128, index=vecstore.Flat()),
+    lambda db: db.create_collection("new", 128, index=vecstore.Flat(), quantization=vecstore.Int8()),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW(8, 16, 10, 1, 0), quantization=vecstore.Binary()),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW(m=np.int64(128), alpha=np.float32(1.3), seed=9)),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW(m=12)),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW(ef_construction=2**40)),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW(alpha="1.2")),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW(M=16)),
+    lambda db: db.create_collection("new", 7, index=vecstore.HNSW),
+    lambda db: db.create_collection("new", 7, ef_construct=100),
+    lambda db: [db.create_collection("new", 7, index=vecstore.HNSW(m=16)),
+                db.create_collection("new", 7, index=vecstore.HNSW(m=16, ef=64), exist_ok=True),
+                db.get_collection("new"), db.create_collection("new", 7, exist_ok=True)],
     lambda db: db.create_collection("c-dot", 4, "dot", quantization=vecstore.Int8(), exist_ok=True),
+    lambda db: db.create_collection("c-dot", 4, "dot", quantization=vecstore.Int4(), exist_ok=True),
+    lambda db: db.create_collection("c-dot", 4, "dot", index=vecstore.Flat(), exist_ok=True),
     lambda db: db.create_collection("c-dot", 4, "dot"),
     lambda db: db.create_collection("c-dot", 4, "dot", exist_ok=True),
     lambda db: db.create_collection("c-dot", 5, "dot", exist_ok=True),
@@ -180,6 +198,15 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: c(db, "codes").search(E[1], oversampling=3, exact=True),
     lambda db: c(db, "codes").search(E[1], oversampling=0.5),
     lambda db: (c(db, "codes").search(E), c(db, "codes").stats()),
+    lambda db: c(db, "graph").search(E, 3, ef=200),
+    lambda db: c(db, "graph").search(E[1], 20, ef=1),
+    lambda db: c(db, "graph").search(E[1], ef=np.int16(10_000), oversampling=4),
+    lambda db: c(db, "graph").search(E[1], ef=0),
+    lambda db: c(db, "graph").search(E[1], ef=10_001),
+    lambda db: c(db, "graph").search(E[1], ef="64"),
+    lambda db: c(db, "graph").search(E[1], ef=64, exact=True),
+    lambda db: c(db, "graph").search(E[1], hnsw_ef=64),
+    lambda db: c(db, "codes").search(E[1], ef=64),
     lambda db: c(db).search(E[:0]),
     lambda db: c(db).search(E[1], 0),
     lambda db: c(db).search(E[1], k=2.0),
@@ -199,8 +226,23 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: c(db).scroll(limit=0),
     lambda db: (c(db).count(), len(c(db)), c(db).count({"n": {"$ne": 1}}), c(db).count(filter={})),
     lambda db: c(db).count({"$where": 1}),
+    # indexing
+    lambda db: (c(db, "graph").wait_indexed(), c(db, "graph").search(E, ef=100)),
+    lambda db: c(db, "graph").wait_indexed(30),
+    lambda db: (c(db, "codes").wait_indexed(np.float64(30)), c(db).wait_indexed(timeout=30)),
+    lambda db: c(db, "graph").wait_indexed(-1),
+    lambda db: c(db, "graph").wait_indexed(float("nan")),
+    lambda db: c(db, "graph").wait_indexed("1"),
+    lambda db: (c(db, "graph").rebuild(seed=7), c(db, "graph").search(E, ef=100)),
+    lambda db: (c(db, "graph").rebuild(), c(db, "codes").rebuild(seed=0), c(db).rebuild(seed=np.int8(3))),
+    lambda db: c(db, "graph").rebuild(seed=2**31),
+    lambda db: c(db, "graph").rebuild(seed=1.5),
+    lambda db: (rows := db.create_collection("bare", 4, index=vecstore.Flat()), rows.wait_indexed(), rows.rebuild()),
     # stats, check, names
     lambda db: c(db).stats(),
+    lambda db: (c(db, "graph").wait_indexed(), c(db, "graph").stats()),
+    lambda db: c(db, "codes").stats(),
+    lambda db: db.create_collection("bare", 4, index=vecstore.Flat()).stats(),
     lambda db: c(db).check(),
     lambda db: (c(db).name, c(db).dim, c(db).metric),
     # closed and dropped
@@ -210,6 +252,10 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.insert(1, E[0])),
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.search(E[0])),
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.check()),
+    lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.wait_indexed()),
+    lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.rebuild()),
+    lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.wait_indexed()),
+    lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.rebuild()),
     lambda db: (db.drop_collection("c-l2"), db.create_collection("c-l2", 2), c(db, "l2").insert(1, [1, 0])),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -17,7 +18,19 @@ from hypothesis.extra import numpy as hnp
 
 from vecstore import arguments, errors, wire
 from vecstore.errors import InvalidArgumentError, VecstoreError
-from vecstore.types import CollectionInfo, Finding, Hit, Record, Stats, WriteResult
+from vecstore.types import (
+    HNSW,
+    Binary,
+    CollectionInfo,
+    Finding,
+    Flat,
+    Hit,
+    Int4,
+    Int8,
+    Record,
+    Stats,
+    WriteResult,
+)
 from vecstore.v1 import vecstore_pb2 as pb
 
 IDS = st.one_of(st.integers(0, 2**63 - 1), st.text(min_size=1, max_size=30))
@@ -108,17 +121,57 @@ def test_hits_keep_the_scores_that_a_float32_holds() -> None:
 
 
 def test_small_messages() -> None:
-    info = CollectionInfo("docs", 3, "l2")
-    assert wire.read_info(sent(wire.write_info(info))) == info
-    assert wire.read_info(pb.CollectionInfo(name="docs", dim=3)).metric == "cosine"
     result = WriteResult(9, inserted=1, updated=2, deleted=3)
     assert wire.read_result(sent(wire.write_result(result))) == result
-    stats = Stats("docs", 3, "dot", "Flat", *range(1, 11))
-    assert wire.read_stats(sent(wire.write_stats(stats))) == stats
     finding = Finding("rows", "damaged", (1, "1", 2))
     message = pb.Finding()
     wire.write_finding(finding, message)
     assert wire.read_finding(sent(message)) == finding
+
+
+@pytest.mark.parametrize("text", [None, "", "int4"])
+def test_stats(text: str | None) -> None:
+    numbers = {field.name: number + 2**40 for number, field in enumerate(fields(Stats), 1)}
+    names = {"name": "docs", "dim": 3, "metric": "dot", "index": "HNSW", "quantization": text, "index_error": text}
+    stats = Stats(**{**numbers, **names, "degree": 40.625})  # type: ignore[arg-type]
+    info = CollectionInfo("docs", 3, "dot", HNSW(m=16), Int4())
+    message = sent(wire.write_stats(stats, info))
+    assert wire.read_stats(message) == stats and wire.read_info(message.info) == info
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+@pytest.mark.parametrize("index", [Flat(), HNSW(), HNSW(8, 16, 10, 1.0, 0), HNSW(128, 2000, 10_000, 1.1, 2**31 - 1)])
+@pytest.mark.parametrize("quantization", [None, Int8(), Int4(), Binary()])
+def test_what_a_collection_was_created_with(metric: Any, index: Any, quantization: Any) -> None:
+    info = CollectionInfo("docs", 3, metric, index, quantization)
+    message = sent(wire.write_info(info))
+    assert wire.read_info(message) == info
+    assert CollectionInfo(**wire.read_creation(message)) == info
+    # An answer says everything, so that a client need not know the defaults.
+    assert message.WhichOneof("index") and message.quantization != pb.QUANTIZATION_UNSPECIFIED
+    if isinstance(index, HNSW):
+        assert {name.name for name, _ in message.hnsw.ListFields()} == {"m", "ef_construction", "ef", "alpha", "seed"}
+
+
+def test_what_a_request_leaves_out_has_its_default() -> None:
+    def read(**fields: Any) -> dict[str, Any]:
+        return wire.read_creation(sent(pb.CollectionInfo(name="docs", dim=3, **fields)))
+
+    assert read() == {"name": "docs", "dim": 3, "metric": "cosine", "index": None, "quantization": "auto"}
+    assert read(hnsw=pb.Hnsw())["index"] == HNSW()
+    assert read(hnsw=pb.Hnsw(m=16, alpha=1.5))["index"] == HNSW(m=16, alpha=1.5)
+    assert read(hnsw=pb.Hnsw(m=0, seed=0))["index"] == HNSW(m=0, seed=0)  # said, and for the verb to refuse
+    assert read(flat=pb.Flat())["index"] == Flat()
+    assert read(quantization=pb.QUANTIZATION_NONE)["quantization"] is None
+    assert read(quantization=pb.QUANTIZATION_INT4)["quantization"] == Int4()
+
+
+def test_the_numbers_on_the_wire_are_those_of_the_contract() -> None:
+    info = CollectionInfo("d", 3, "dot", HNSW(), Int8())
+    packed = b"\n\x01d\x10\x03\x18\x02 \x012\x12\x08 \x10\x80\x01\x18@!333333\xf3?(\x01"
+    assert wire.write_info(info).SerializeToString(deterministic=True) == packed
+    flat = CollectionInfo("d", 3, "cosine", Flat(), None)
+    assert wire.write_info(flat).SerializeToString(deterministic=True) == b"\n\x01d\x10\x03\x18\x01 \x04*\x00"
 
 
 FIELDS: dict[str, Any] = {
@@ -239,7 +292,11 @@ def test_details_that_we_cannot_read_are_a_remote_error(name: str, received: Any
         (wire.write_filter, {"a": "\ud800"}),
         (wire.write_filter, {"a": 2**64}),
         (wire.write_filter, {"a": object()}),
-        (wire.read_info, pb.CollectionInfo(name="x", dim=2, metric=77)),  # type: ignore[arg-type]
+        (wire.read_creation, pb.CollectionInfo(name="x", dim=2, metric=77)),  # type: ignore[arg-type]
+        (wire.read_creation, pb.CollectionInfo(name="x", dim=2, quantization=77)),  # type: ignore[arg-type]
+        (wire.read_info, pb.CollectionInfo(name="x", dim=2, quantization=pb.QUANTIZATION_NONE)),
+        (wire.read_info, pb.CollectionInfo(name="x", dim=2, flat=pb.Flat())),
+        (wire.read_info, pb.CollectionInfo(name="x", dim=2, flat=pb.Flat(), quantization=77)),  # type: ignore[arg-type]
         (wire.read_hits, pb.SearchResponse(results=[pb.Hits(scores=[1])])),
         (wire.read_records, pb.Rows(ids=pb.Ids(numbers=[1, 2]), payloads=[b""])),
     ],

@@ -66,6 +66,43 @@ def test_a_client_written_by_hand_may_send_repeated_floats(server: Server) -> No
         assert list(hits.rows.ids.texts) == ["7"] and list(hits.scores) == [1.0] and not hits.rows.payloads
 
 
+def test_a_client_written_by_hand_may_leave_out_how_to_index(server: Server) -> None:
+    def made(name: str, **fields: Any) -> pb.CollectionInfo:
+        info = pb.CollectionInfo(name=name, dim=2, **fields)
+        return stub.CreateCollection(pb.CreateCollectionRequest(info=info, exist_ok=True)).info
+
+    with grpc.insecure_channel(server.address) as channel:
+        stub = vecstore_pb2_grpc.VecstoreServiceStub(channel)
+        whole = pb.Hnsw(m=32, ef_construction=128, ef=64, alpha=1.2, seed=1)
+        for info in (made("a"), made("a", hnsw=pb.Hnsw()), made("a", hnsw=whole)):
+            assert info.hnsw == whole and info.quantization == pb.QUANTIZATION_INT8
+        assert stub.GetCollection(pb.GetCollectionRequest(collection="a")).info == info
+        some = made("b", hnsw=pb.Hnsw(m=16, seed=0), quantization=pb.QUANTIZATION_NONE)
+        assert some.hnsw == pb.Hnsw(m=16, ef_construction=128, ef=64, alpha=1.2, seed=0)
+        assert some.quantization == pb.QUANTIZATION_NONE
+        flat = made("c", flat=pb.Flat())
+        assert flat.WhichOneof("index") == "flat" and flat.quantization == pb.QUANTIZATION_NONE
+        for wrong in ({"hnsw": pb.Hnsw(m=0)}, {"hnsw": pb.Hnsw(alpha=float("nan"))}, {"quantization": 9}):
+            with pytest.raises(grpc.RpcError) as error:
+                made("d", **wrong)
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_wait_without_deadline_ends_within_the_hour(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(vecstore.Collection, "_wait_indexed", lambda self, timeout: seen.append(timeout))
+    with grpc.insecure_channel(server.address) as channel:
+        stub = vecstore_pb2_grpc.VecstoreServiceStub(channel)
+        stub.CreateCollection(pb.CreateCollectionRequest(info=pb.CollectionInfo(name="docs", dim=2)))
+        stub.WaitIndexed(pb.WaitIndexedRequest(collection="docs"))
+        stub.WaitIndexed(pb.WaitIndexedRequest(collection="docs", timeout=9000))
+        for wrong in (-1.0, float("nan")):
+            with pytest.raises(grpc.RpcError) as error:
+                stub.WaitIndexed(pb.WaitIndexedRequest(collection="docs", timeout=wrong))
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert seen == [3600, 9000]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_server_with_code_0_and_the_folder_has_the_rows(
     tmp_path: Path, start: Callable[[Path], tuple[subprocess.Popen[str], str]], stop: signal.Signals

@@ -7,6 +7,7 @@ id maps, payloads, live bits, counters and log together.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,14 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError, StateError
+from vecstore.arguments import index_config
+from vecstore.errors import (
+    CorruptionError,
+    FormatVersionError,
+    InvalidArgumentError,
+    NotADatabaseError,
+    StateError,
+)
 from vecstore.storage import blocks, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment, sync_folder
@@ -24,7 +32,7 @@ from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 from vecstore.storage.transaction import Allocator, Transaction
-from vecstore.types import KIND_NAMES, Metric
+from vecstore.types import HNSW, KIND_NAMES, Metric
 
 FORMAT: Final = 1
 DATA_FILE: Final = "data.mdb"
@@ -252,4 +260,19 @@ def _makes_sense(config: dict[str, Any]) -> bool:
         and config["metric"] in get_args(Metric)
         and config["quantization"] in (None, *KIND_NAMES.values())
         and Layout.of(config["dim"]).shift == config["shift"]
+        and _index_makes_sense(config["index"])
     )
+
+
+def _index_makes_sense(index: Any) -> bool:
+    """Whether it is a map of a known kind with just the numbers of that kind, each in its range."""
+    if index == {"kind": "flat"}:
+        return True
+    names = {one.name for one in dataclasses.fields(HNSW)}
+    if not isinstance(index, dict) or index.keys() != {"kind", *names} or index["kind"] != "hnsw":
+        return False
+    try:
+        index_config(HNSW(**{name: index[name] for name in names}))
+    except InvalidArgumentError:
+        return False
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ from vecstore.errors import (
 )
 from vecstore.filters import compile_filter
 from vecstore.types import (
+    KIND_NAMES,
     CollectionInfo,
     Filter,
     Finding,
@@ -206,13 +207,30 @@ class ModelCollection(CollectionVerbs):
         row = self.stored.rows[one]
         return copy.deepcopy(row.payload) if with_payload else None, row.vector.copy() if with_vectors else None
 
+    def _wait_indexed(self, timeout: float | None) -> None:  # noqa: ARG002
+        self._readable()
+
+    def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
+        self._readable()
+
     def stats(self) -> Stats:
-        """Counts; a model has no file, so sizes but those of its vectors are 0."""
-        stored = self._readable()
-        n = len(stored.rows)
-        sizes = {"row_bytes": 0, "id_bytes": 0, "log_bytes": 0, "free_bytes": 0, "file_bytes": 0, "code_bytes": 0}
-        kind = type(self.info.index).__name__
-        return Stats(self.name, self.dim, self.metric, kind, n, 0, stored.lsn, n * self.dim * 4, **sizes)
+        """Counts; a model has neither file nor index, so all but what it holds is 0 or None."""
+        stored, info = self._readable(), self.info
+        nothing: dict[str, Any] = {one.name: 0 for one in fields(Stats)}
+        nothing |= {"degree": 0.0, "index_error": None}
+        return Stats(
+            **nothing
+            | {
+                "name": self.name,
+                "dim": self.dim,
+                "metric": self.metric,
+                "index": type(info.index).__name__,
+                "quantization": None if info.quantization is None else KIND_NAMES[type(info.quantization)],
+                "count": len(stored.rows),
+                "lsn": stored.lsn,
+                "vector_bytes": len(stored.rows) * self.dim * 4,
+            }
+        )
 
     def check(self) -> list[Finding]:
         """An empty list: there is nothing that could be damaged."""

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vecstore.arguments import MAX_INT_ID, MAX_STR_ID
-from vecstore.types import Filter, Id, Metric, Payload
+from vecstore.arguments import MAX_INT_ID, MAX_SEED, MAX_STR_ID
+from vecstore.types import HNSW, Binary, Filter, Flat, Id, IndexConfig, Int4, Int8, Metric, Payload, Quantization
 
 FIELDS = ("a", "b", "c")
+
+index_configs: st.SearchStrategy[IndexConfig] = st.one_of(
+    st.just(Flat()),
+    st.builds(
+        HNSW,
+        m=st.sampled_from([8, 16, 32]),
+        ef_construction=st.integers(16, 200),
+        ef=st.integers(10, 200),
+        alpha=st.floats(1, 2),
+        seed=st.integers(0, MAX_SEED),
+    ),
+)
+"""The `index` of a new collection."""
+
+quantizations: st.SearchStrategy[Quantization | Literal["auto"] | None] = st.sampled_from(
+    ["auto", None, Int8(), Int4(), Binary()]
+)
+"""The `quantization` of a new collection."""
 
 common_ids: st.SearchStrategy[Id] = st.one_of(st.integers(0, 60), st.integers(0, 20).map(str))
 """Few enough to be met again: 7 and "7" are two of them."""

@@ -20,6 +20,7 @@ class Quantization(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUANTIZATION_INT8: _ClassVar[Quantization]
     QUANTIZATION_INT4: _ClassVar[Quantization]
     QUANTIZATION_BINARY: _ClassVar[Quantization]
+    QUANTIZATION_NONE: _ClassVar[Quantization]
 METRIC_UNSPECIFIED: Metric
 METRIC_COSINE: Metric
 METRIC_DOT: Metric
@@ -28,6 +29,25 @@ QUANTIZATION_UNSPECIFIED: Quantization
 QUANTIZATION_INT8: Quantization
 QUANTIZATION_INT4: Quantization
 QUANTIZATION_BINARY: Quantization
+QUANTIZATION_NONE: Quantization
+
+class Flat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Hnsw(_message.Message):
+    __slots__ = ("m", "ef_construction", "ef", "alpha", "seed")
+    M_FIELD_NUMBER: _ClassVar[int]
+    EF_CONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    m: int
+    ef_construction: int
+    ef: int
+    alpha: float
+    seed: int
+    def __init__(self, m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., ef: _Optional[int] = ..., alpha: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Ids(_message.Message):
     __slots__ = ("numbers", "texts", "text_places")
@@ -74,16 +94,20 @@ class WriteResult(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., inserted: _Optional[int] = ..., updated: _Optional[int] = ..., deleted: _Optional[int] = ...) -> None: ...
 
 class CollectionInfo(_message.Message):
-    __slots__ = ("name", "dim", "metric", "quantization")
+    __slots__ = ("name", "dim", "metric", "quantization", "flat", "hnsw")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    FLAT_FIELD_NUMBER: _ClassVar[int]
+    HNSW_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     metric: Metric
     quantization: Quantization
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., quantization: _Optional[_Union[Quantization, str]] = ...) -> None: ...
+    flat: Flat
+    hnsw: Hnsw
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., quantization: _Optional[_Union[Quantization, str]] = ..., flat: _Optional[_Union[Flat, _Mapping]] = ..., hnsw: _Optional[_Union[Hnsw, _Mapping]] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("info", "exist_ok")
@@ -212,7 +236,7 @@ class GetResponse(_message.Message):
     def __init__(self, rows: _Optional[_Union[Rows, _Mapping]] = ..., missing_places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors", "oversampling", "exact")
+    __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors", "oversampling", "exact", "ef")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +246,7 @@ class SearchRequest(_message.Message):
     WITH_VECTORS_FIELD_NUMBER: _ClassVar[int]
     OVERSAMPLING_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
     collection: str
     queries: Vectors
     k: int
@@ -231,7 +256,8 @@ class SearchRequest(_message.Message):
     with_vectors: bool
     oversampling: float
     exact: bool
-    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Vectors, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., score_threshold: _Optional[float] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ..., oversampling: _Optional[float] = ..., exact: _Optional[bool] = ...) -> None: ...
+    ef: int
+    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Vectors, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., score_threshold: _Optional[float] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ..., oversampling: _Optional[float] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ...) -> None: ...
 
 class Hits(_message.Message):
     __slots__ = ("rows", "scores")
@@ -285,6 +311,30 @@ class CountResponse(_message.Message):
     count: int
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
+class WaitIndexedRequest(_message.Message):
+    __slots__ = ("collection", "timeout")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    timeout: float
+    def __init__(self, collection: _Optional[str] = ..., timeout: _Optional[float] = ...) -> None: ...
+
+class WaitIndexedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RebuildRequest(_message.Message):
+    __slots__ = ("collection", "seed")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    seed: int
+    def __init__(self, collection: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class RebuildResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class StatsRequest(_message.Message):
     __slots__ = ("collection",)
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
@@ -292,7 +342,7 @@ class StatsRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class StatsResponse(_message.Message):
-    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes")
+    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error")
     INFO_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +355,15 @@ class StatsResponse(_message.Message):
     FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CODE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    LINKED_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    TOMBSTONES_FIELD_NUMBER: _ClassVar[int]
+    PILOTS_FIELD_NUMBER: _ClassVar[int]
+    DEGREE_FIELD_NUMBER: _ClassVar[int]
+    LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_ERROR_FIELD_NUMBER: _ClassVar[int]
     info: CollectionInfo
     index: str
     count: int
@@ -317,7 +376,16 @@ class StatsResponse(_message.Message):
     free_bytes: int
     file_bytes: int
     code_bytes: int
-    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ...) -> None: ...
+    quantization: str
+    linked: int
+    tail: int
+    tombstones: int
+    pilots: int
+    degree: float
+    link_bytes: int
+    index_bytes: int
+    index_error: str
+    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
     __slots__ = ("collection",)

@@ -95,6 +95,16 @@ class VecstoreServiceStub:
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.CountRequest.SerializeToString,
                 response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.CountResponse.FromString,
                 _registered_method=True)
+        self.WaitIndexed = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/WaitIndexed',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.WaitIndexedRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.WaitIndexedResponse.FromString,
+                _registered_method=True)
+        self.Rebuild = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/Rebuild',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/vecstore.v1.VecstoreService/Stats',
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.StatsRequest.SerializeToString,
@@ -195,6 +205,20 @@ class VecstoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitIndexed(self, request, context):
+        """Returns when the graph holds every committed row; no search needs it, it is for measurements.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebuild(self, request, context):
+        """Builds the index anew from the rows, and returns when it is done; searches go on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """Counts and sizes of a collection.
         """
@@ -271,6 +295,16 @@ def add_VecstoreServiceServicer_to_server(servicer, server):
                     servicer.Count,
                     request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.CountRequest.FromString,
                     response_serializer=vecstore_dot_v1_dot_vecstore__pb2.CountResponse.SerializeToString,
+            ),
+            'WaitIndexed': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitIndexed,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.WaitIndexedRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.WaitIndexedResponse.SerializeToString,
+            ),
+            'Rebuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebuild,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -608,6 +642,60 @@ class VecstoreService:
             '/vecstore.v1.VecstoreService/Count',
             vecstore_dot_v1_dot_vecstore__pb2.CountRequest.SerializeToString,
             vecstore_dot_v1_dot_vecstore__pb2.CountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitIndexed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/WaitIndexed',
+            vecstore_dot_v1_dot_vecstore__pb2.WaitIndexedRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.WaitIndexedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/Rebuild',
+            vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

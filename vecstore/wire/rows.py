@@ -1,60 +1,19 @@
-"""How values and errors travel: both directions of each conversion, side by side, for client and server.
-
-What arrives is not trusted: a `read_…` function raises InvalidArgumentError on what is malformed, and leaves the
-meaning to the verbs' own checks. A `write_…` function fills in its message where it stands, if it may be large or is
-needed often: protobuf copies a message that is given to another's constructor.
-"""
+"""Ids, vectors, payloads, filters, and the columns of rows, records and hits made of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-import grpc
 import msgpack
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from vecstore import errors
 from vecstore.arguments import Rows
-from vecstore.errors import InvalidArgumentError, RemoteError, VecstoreError
-from vecstore.types import (
-    Binary,
-    CollectionInfo,
-    Filter,
-    Finding,
-    Hit,
-    Id,
-    Int4,
-    Int8,
-    Metric,
-    Payload,
-    Quantization,
-    Record,
-    Stats,
-    WriteResult,
-)
+from vecstore.errors import InvalidArgumentError
+from vecstore.types import Filter, Hit, Id, Payload, Record
 from vecstore.v1 import vecstore_pb2 as pb
-
-DOMAIN: Final = "vecstore"
-MAX_MESSAGE_BYTES: Final = 256 << 20
-MAX_TRAILER_BYTES: Final = 128 << 10  # gRPC's own 8 KiB cannot hold an error that names ten long ids
-
-_QUANTIZATIONS: Final[dict[type[Quantization], Any]] = {
-    Int8: pb.QUANTIZATION_INT8,
-    Int4: pb.QUANTIZATION_INT4,
-    Binary: pb.QUANTIZATION_BINARY,
-}
-_QUANTIZATION_KINDS: Final = {number: kind for kind, number in _QUANTIZATIONS.items()}
-_METRICS: Final[dict[Metric, Any]] = {"cosine": pb.METRIC_COSINE, "dot": pb.METRIC_DOT, "l2": pb.METRIC_L2}
-_METRIC_NAMES: Final = {number: name for name, number in _METRICS.items()} | {pb.METRIC_UNSPECIFIED: "cosine"}
-
 
 # -- ids ---------------------------------------------------------------------------------------------------------
 
@@ -262,152 +221,3 @@ def read_hits(message: pb.SearchResponse) -> list[list[Hit]]:
             raise InvalidArgumentError(f"hits: {len(ids)} ids and {len(hits.scores)} scores")
         found.append(list(map(Hit, ids, hits.scores, payloads, vectors)))
     return found
-
-
-# -- small messages ----------------------------------------------------------------------------------------------
-
-
-def write_info(info: CollectionInfo) -> pb.CollectionInfo:
-    """What a collection was created with."""
-    codes = pb.QUANTIZATION_UNSPECIFIED if info.quantization is None else _QUANTIZATIONS[type(info.quantization)]
-    return pb.CollectionInfo(name=info.name, dim=info.dim, metric=_METRICS[info.metric], quantization=codes)
-
-
-def read_info(message: pb.CollectionInfo) -> CollectionInfo:
-    """What a collection was created with."""
-    quantization = _quantization(message.quantization)
-    return CollectionInfo(message.name, message.dim, _metric(message.metric), quantization=quantization)
-
-
-def _metric(number: int) -> Metric:
-    if number not in _METRIC_NAMES:
-        raise InvalidArgumentError(f"metric: expected a value of vecstore.v1.Metric, got {number}")
-    return _METRIC_NAMES[number]
-
-
-def _quantization(number: int) -> Quantization | None:
-    if number == pb.QUANTIZATION_UNSPECIFIED:
-        return None
-    if number not in _QUANTIZATION_KINDS:
-        raise InvalidArgumentError(f"quantization: expected a value of vecstore.v1.Quantization, got {number}")
-    return _QUANTIZATION_KINDS[number]()
-
-
-def write_result(result: WriteResult) -> pb.WriteResult:
-    """What a write did."""
-    return pb.WriteResult(lsn=result.lsn, inserted=result.inserted, updated=result.updated, deleted=result.deleted)
-
-
-def read_result(message: pb.WriteResult) -> WriteResult:
-    """What a write did."""
-    return WriteResult(message.lsn, message.inserted, message.updated, message.deleted)
-
-
-_STATS: Final = (
-    "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes",
-    "code_bytes",
-)  # fmt: skip
-
-
-def write_stats(stats: Stats) -> pb.StatsResponse:
-    """Counts and sizes."""
-    info = write_info(CollectionInfo(stats.name, stats.dim, stats.metric))
-    return pb.StatsResponse(info=info, **{name: getattr(stats, name) for name in _STATS})
-
-
-def read_stats(message: pb.StatsResponse) -> Stats:
-    """Counts and sizes."""
-    info = read_info(message.info)
-    return Stats(info.name, info.dim, info.metric, **{name: getattr(message, name) for name in _STATS})
-
-
-def write_finding(finding: Finding, into: pb.Finding) -> None:
-    """Something that is wrong."""
-    into.part, into.message = finding.part, finding.message
-    write_ids(finding.ids, into.ids)
-
-
-def read_finding(message: pb.Finding) -> Finding:
-    """Something that is wrong."""
-    return Finding(message.part, message.message, tuple(read_ids(message.ids)))
-
-
-# -- errors ------------------------------------------------------------------------------------------------------
-
-# The first that an error is an instance of, so subclasses stand before their bases.
-_CODES: Final[list[tuple[type[VecstoreError], grpc.StatusCode]]] = [
-    (errors.InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
-    (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
-    (errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
-    (errors.StateError, grpc.StatusCode.FAILED_PRECONDITION),
-    (errors.DatabaseFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (errors.CorruptionError, grpc.StatusCode.DATA_LOSS),
-    (errors.StorageError, grpc.StatusCode.FAILED_PRECONDITION),
-    (errors.UnavailableError, grpc.StatusCode.UNAVAILABLE),
-    (errors.DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
-    (errors.ResourceExhaustedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (errors.VecstoreError, grpc.StatusCode.INTERNAL),
-]
-_BY_CODE: Final[dict[grpc.StatusCode, type[RemoteError]]] = {
-    code: kind for kind, code in _CODES if issubclass(kind, RemoteError)
-}
-
-
-# What travels of a message: a caller's own text may stand in it, and trailers are limited.
-_MESSAGE_CHARACTERS: Final = 8192
-_SUMMARY_CHARACTERS: Final = 512
-_DETAILS: Final = "grpc-status-details-bin"
-
-
-@dataclass(frozen=True)
-class Status(grpc.Status):
-    """What `context.abort_with_status` takes: a google.rpc.Status stands in the trailers."""
-
-    code: grpc.StatusCode
-    details: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
-
-
-def write_error(error: VecstoreError) -> Status:
-    """An error as a status. `details` is a summary for tools that do not read the trailers."""
-    code = next(code for kind, code in _CODES if isinstance(error, kind))
-    fields = {name: json.dumps(getattr(error, name), ensure_ascii=False) for name in error.fields}
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields))
-    message = _shortened(error.message, _MESSAGE_CHARACTERS)
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[detail])
-    return Status(code, _shortened(message, _SUMMARY_CHARACTERS), ((_DETAILS, status.SerializeToString()),))
-
-
-def read_error(call: grpc.RpcError, address: str) -> VecstoreError:
-    """The error that the server raised, or the RemoteError that tells why there is no answer."""
-    assert isinstance(call, grpc.Call)
-    for key, packed in call.trailing_metadata() or ():
-        if key == _DETAILS:
-            error = _rebuilt(packed)
-            if error is not None:
-                return error
-    code = call.code()
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return RemoteError(f"{address}: the server does not know this call; is it vecstore's, and not an older one?")
-    return _BY_CODE.get(code, RemoteError)(f"{address}: {call.details() or code.name}")
-
-
-def _rebuilt(packed: bytes) -> VecstoreError | None:
-    """The error in a google.rpc.Status, if vecstore wrote it."""
-    try:
-        status = status_pb2.Status.FromString(packed)
-        for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                kind = errors.BY_REASON.get(info.reason, RemoteError)
-                fields = {name: json.loads(value) for name, value in info.metadata.items() if name in kind.fields}
-                return kind(status.message, **fields)
-    except (DecodeError, ValueError):
-        pass
-    return None
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
