@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UnknownArgumentError,
         VecstoreError,
     )
+    from vecstore.index.raw import Index
     from vecstore.kernels._jit import warmup
     from vecstore.types import (
         HNSW,
@@ -78,6 +79,7 @@ __all__ = [
     "CollectionInfo",
     "Stats",
     "Finding",
+    "Index",
     "HNSW",
     "Flat",
     "Int8",
@@ -113,6 +115,7 @@ _HOME = {
     "Database": "database",
     "Collection": "collection",
     "connect": "client",
+    "Index": "index.raw",
     "warmup": "kernels._jit",
     "RemoteDatabase": "client",
     "RemoteCollection": "client",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 
 from llvmlite import ir
-from numba.core.types import int32, int64
+from numba.core.types import int32, int64, none
 
 from vecstore.kernels import twins
 from vecstore.kernels._ir import (
@@ -29,6 +29,7 @@ from vecstore.kernels._ir import (
     reduce_add,
     register_bits,
     splat,
+    store,
     target,
     vector,
     zeros,
@@ -252,3 +253,25 @@ def l2sq_u4u4(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, size: ir.Value) -
         return sums
 
     return over_blocks(builder, size, add_block)
+
+
+@instruction(none(int64, int64, int64), twins.expand_u8)
+def expand_u8(builder: ir.IRBuilder, codes: ir.Value, out: ir.Value, size: ir.Value) -> None:
+    def block(offset: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        levels = load(builder, BYTES, builder.add(codes, offset))
+        store(builder, builder.xor(levels, splat(BYTES, 128)), builder.add(out, offset))
+        return []
+
+    loop(builder, int_const(0), size, 64, [], block)
+
+
+@instruction(none(int64, int64, int64), twins.expand_u4)
+def expand_u4(builder: ir.IRBuilder, codes: ir.Value, out: ir.Value, size: ir.Value) -> None:
+    def block(offset: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        levels = load(builder, BYTES, builder.add(codes, offset))
+        where = builder.add(out, builder.mul(offset, int_const(2)))
+        store(builder, builder.sub(_low(builder, levels), splat(BYTES, 8)), where)
+        store(builder, builder.sub(_high(builder, levels), splat(BYTES, 8)), where, 64)
+        return []
+
+    loop(builder, int_const(0), size, 64, [], block)

@@ -206,6 +206,39 @@ def query_levels(i, dims, zero, step, scratch, codes, factors):
     return unit
 
 
+@inlined
+def encode_query(
+    kind, metric, with_terms, i, queries, at, centres, signs, unit, step, codes, factors, tails, scratch, levels
+):
+    """Row `i` of queries into row `at` of codes, factors and tails; the arguments are those of `encode_queries`."""
+    dim = queries.shape[1]
+    dims = signs.shape[1]
+    row = address_of(scratch)
+    query = address_of(queries) + 4 * i * dim
+    scale = scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit)
+    for j in range(dim):
+        scratch[0, j] = queries[i, j] * scale
+    for j in range(dim, dims):
+        scratch[0, j] = np.float32(0)
+    tails[at, 0] = dot_f64(row, address_of(centres), dims)
+    if with_terms:
+        for j in range(dim):
+            scratch[0, j] -= centres[0, j]
+    square = dot_f64(row, row, dims)
+    if metric == L2:
+        tails[at, 0] = -square
+    tails[at, 1] = np.sqrt(square)
+    rotate_row(row, address_of(signs), signs.shape[0], dims)
+    if kind == BINARY:
+        tails[at, 2] = query_planes(at, dims, scratch, levels, codes, factors)
+    else:
+        zero = 8 if kind == INT4 else 128
+        tails[at, 2] = query_levels(at, dims, zero, step, scratch, codes, factors)
+    if not with_terms:
+        factors[at, 1] += tails[at, 0]
+        tails[at, 0] = 0
+
+
 @kernel(
     void(
         int64, int64, boolean, const(float32[:, ::1]), const(float32[:, ::1]), const(float32[:, ::1]),
@@ -221,30 +254,7 @@ def encode_queries(
     the offset that raw estimates lack; the length of what was coded, q - c; the unit it was rounded in. The
     other arguments are those of `encode_rows`; without terms the centre is not taken off.
     """
-    count, dim = queries.shape
-    dims = signs.shape[1]
-    row = address_of(scratch)
-    for i in range(count):
-        query = address_of(queries) + 4 * i * dim
-        scale = scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit)
-        for j in range(dim):
-            scratch[0, j] = queries[i, j] * scale
-        for j in range(dim, dims):
-            scratch[0, j] = np.float32(0)
-        tails[i, 0] = dot_f64(row, address_of(centres), dims)
-        if with_terms:
-            for j in range(dim):
-                scratch[0, j] -= centres[0, j]
-        square = dot_f64(row, row, dims)
-        if metric == L2:
-            tails[i, 0] = -square
-        tails[i, 1] = np.sqrt(square)
-        rotate_row(row, address_of(signs), signs.shape[0], dims)
-        if kind == BINARY:
-            tails[i, 2] = query_planes(i, dims, scratch, levels, codes, factors)
-        else:
-            zero = 8 if kind == INT4 else 128
-            tails[i, 2] = query_levels(i, dims, zero, step, scratch, codes, factors)
-        if not with_terms:
-            factors[i, 1] += tails[i, 0]
-            tails[i, 0] = 0
+    for i in range(queries.shape[0]):
+        encode_query(
+            kind, metric, with_terms, i, queries, i, centres, signs, unit, step, codes, factors, tails, scratch, levels
+        )

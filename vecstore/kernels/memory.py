@@ -86,6 +86,16 @@ def store_i64(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None
     store(builder, value, address)
 
 
+@instruction(none(int64, int64), twins.store_i32)
+def store_i32(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    store(builder, builder.trunc(value, i32), address)
+
+
+@instruction(none(int64, int64), twins.store_u8)
+def store_u8(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    store(builder, builder.trunc(value, i8), address)
+
+
 @instruction(none(int64, float32), twins.store_f32)
 def store_f32(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
     store(builder, value, address)

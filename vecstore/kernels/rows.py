@@ -144,7 +144,7 @@ def tile_bound(metric, bound):
         const(float32[:, :, ::1]), const(float32[::1]), int64[:, ::1], float32[::1],
     )
 )  # fmt: skip
-def scan_rows_batch(blocks, shift, dim, metric, live, start, stop, panels, thresholds, pools, scratch):  # noqa: PLR0912
+def scan_rows_batch(blocks, shift, dim, metric, live, start, stop, panels, thresholds, pools, scratch):
     """`scan_rows` for many queries: panels by `query_panels`, thresholds (n,), pools (n, k).
 
     `scratch` holds at least 32 * (8 + number of panels) float32. Returns how many rows were scored.

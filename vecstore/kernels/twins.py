@@ -84,6 +84,16 @@ def l2sq_u4u4(a: int, b: int, size: int) -> int:
     return int(np.dot(difference, difference))
 
 
+def expand_u8(codes: int, out: int, size: int) -> None:
+    """Int8 codes as a query: code - 128 as int8, `size` bytes, a multiple of 64."""
+    view(out, np.int8, size)[:] = view(codes, np.uint8, size).astype(np.int64) - 128
+
+
+def expand_u4(codes: int, out: int, size: int) -> None:
+    """Int4 codes as a query: nibble - 8 as int8 by dim; `size` bytes, a multiple of 64, become 2 * size."""
+    view(out, np.int8, 2 * size)[:] = _nibbles(codes, size) - 8
+
+
 def hamming(a: int, b: int, size: int) -> int:
     """Number of bits in which `size` bytes differ; `size` is a multiple of 64. int32."""
     return int(np.bitwise_count(view(a, np.uint8, size) ^ view(b, np.uint8, size)).sum(dtype=np.int64))
@@ -129,6 +139,16 @@ def load_u8(address: int) -> int:
 def store_i64(address: int, value: int) -> None:
     """Write an int64 at `address`."""
     view(address, np.int64, 1)[0] = value
+
+
+def store_i32(address: int, value: int) -> None:
+    """Write an int32 at `address`."""
+    view(address, np.int32, 1)[0] = value
+
+
+def store_u8(address: int, value: int) -> None:
+    """Write a byte at `address`."""
+    view(address, np.uint8, 1)[0] = value
 
 
 def store_f32(address: int, value: float) -> None:

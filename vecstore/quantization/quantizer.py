@@ -141,6 +141,33 @@ class Quantizer(ABC):
     def _terms_allowed(cls, metric: str) -> tuple[int, ...]:
         """The terms counts there are under a metric."""
 
+    # What kernels take.
+
+    @property
+    def kernel_kind(self) -> int:
+        """The kind of codes, as kernels name it."""
+        return self._kernel_kind
+
+    @property
+    def centres(self) -> Floats:
+        """(2, D): the centre times `unit`, filled up with zeros, and it rotated."""
+        return self._centres
+
+    @property
+    def signs(self) -> Floats:
+        """The table of the rotation."""
+        return self.rotation.table
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of a coded query."""
+        return self._query_bytes
+
+    @property
+    def factors_count(self) -> int:
+        """Factors of a coded query."""
+        return self._factors_count
+
     # Rows.
 
     def new_codes(self, count: int) -> tuple[NDArray[np.uint8], Floats]:

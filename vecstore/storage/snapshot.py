@@ -35,6 +35,11 @@ class Table:
         """Whether a slot holds a row."""
         return bool(self.live[slot >> 3] >> (slot & 7) & 1)
 
+    def alive_all(self, slots: log.Slots) -> npt.NDArray[np.bool_]:
+        """Which of some slots hold a row."""
+        alive: npt.NDArray[np.bool_] = (self.live[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1 != 0
+        return alive
+
     def live_slots(self, first: int = 0, last: int | None = None) -> log.Slots:
         """The slots from `first` (a multiple of 8) up to `last` that hold rows, ascending."""
         last = self.state.slots if last is None else min(last, self.state.slots)

@@ -90,10 +90,17 @@ class View(Reader):
 
     def added_since(self, lsn: int) -> log.Slots | None:
         """The slots that got rows after the write `lsn`, ascending; None where the log no longer tells."""
+        change = self.changed_since(lsn)
+        return None if change is None else change[0]
+
+    def changed_since(self, lsn: int) -> tuple[log.Slots, log.Slots] | None:
+        """The slots that got rows after the write `lsn`, and those that lost one, each ascending; or None, as above."""
         entries = log.since(self.txn, self.env.db("log"), lsn, self.state.lsn)
         if entries is None:
             return None
-        return np.unique(np.concatenate([log.NO_SLOTS, *(entry.added for entry in entries)]))
+        added = np.unique(np.concatenate([log.NO_SLOTS, *(entry.added for entry in entries)]))
+        removed = np.unique(np.concatenate([log.NO_SLOTS, *(entry.removed for entry in entries)]))
+        return added, removed
 
 
 class Store:

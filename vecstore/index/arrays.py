@@ -1,0 +1,149 @@
+"""What a search of a graph reads, as one value that is replaced whole, and the room that kernels work in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.kernels import graph as names
+from vecstore.quantization import Quantizer
+from vecstore.quantization.whole import Whole
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.uint8]
+Coder = Quantizer | Whole
+
+# A table of visited nodes holds 64 for each candidate, as many as a walk meets, within the first-level cache as long
+# as it can be.
+MIN_VISITED: Final = 1 << 13
+MAX_VISITED: Final = 1 << 18
+
+
+def aligned(shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[Any]:
+    """An array that begins at a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    made: npt.NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
+    made[...] = fill
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Pilots:
+    """Nodes that walks start from, and their codes next to each other."""
+
+    nodes: Ints
+    codes: Codes
+    terms: Floats
+    pairs: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """A graph at one moment: nodes up to `count`, of which those from `linked` on are the tail.
+
+    codes (cap, code_bytes), terms (cap, t), pairs (cap, p), slots (cap,): a node's slot, -1 once it is dead. links
+    (cap', width) int32, with cap' at least `linked`. Writers change the arrays in place where no reader minds: behind
+    `count`, the links of any node (which are valid at each moment), and slots.
+    """
+
+    coder: Coder
+    codes: Codes
+    terms: Floats
+    pairs: Floats
+    slots: Ints
+    links: Ints
+    pilots: Pilots
+    cosines: Floats
+    top: Floats
+    count: int
+    linked: int
+    fields: npt.NDArray[np.int64]
+    """The graph as kernels take it."""
+    scan: npt.NDArray[np.int64]
+    """The same as one tail without links."""
+
+    @classmethod
+    def of(cls, **parts: Any) -> Arrays:
+        """With the fields that follow from the rest."""
+        codes, terms, pairs, links, pilots = (parts[name] for name in ("codes", "terms", "pairs", "links", "pilots"))
+        fields = np.zeros(names.FIELDS, np.int64)
+        values = {
+            names.CODES: codes.ctypes.data,
+            names.CODE_BYTES: codes.shape[1],
+            names.TERMS: terms.ctypes.data,
+            names.TERM_BYTES: 4 * terms.shape[1],
+            names.PAIRS: pairs.ctypes.data,
+            names.PAIR_BYTES: 4 * pairs.shape[1],
+            names.LINKS: links.ctypes.data,
+            names.WIDTH: links.shape[1],
+            names.LIMIT: min(len(codes), len(links)),
+            names.PILOTS: pilots.nodes.ctypes.data,
+            names.PILOT_COUNT: len(pilots.nodes),
+            names.PILOT_CODES: pilots.codes.ctypes.data,
+            names.PILOT_TERMS: pilots.terms.ctypes.data,
+            names.PILOT_PAIRS: pilots.pairs.ctypes.data,
+            names.SLOTS: parts["slots"].ctypes.data,
+            names.TAIL_FIRST: parts["linked"],
+            names.TAIL_LAST: parts["count"],
+            names.COSINES: parts["cosines"].ctypes.data,
+            names.TOP: parts["top"].ctypes.data,
+        }
+        for place, value in values.items():
+            fields[place] = value
+        scan = fields.copy()
+        scan[names.PILOT_COUNT] = scan[names.TAIL_FIRST] = 0
+        return cls(**parts, fields=fields, scan=scan)
+
+    @property
+    def width(self) -> int:
+        """Links that a node has room for."""
+        return int(self.links.shape[1])
+
+
+class SearchRoom:
+    """What a thread needs for searches: room for one query at a time."""
+
+    def __init__(self, coder: Coder, width: int, ef: int) -> None:
+        self.codes = np.zeros((1, max(1, coder.query_bytes)), np.uint8)
+        self.factors = np.zeros((1, coder.factors_count), np.float32)
+        self.tails = np.zeros((1, 3))
+        self.scratch = np.zeros((2, coder.dims), np.float32)
+        self.levels = np.zeros(coder.dims, np.uint8)
+        self.candidates = np.empty(2 * width, np.int32)
+        self.ef = ef
+        self.beam = np.empty(2 * ef + width + 1, np.int64)
+        self.visited = visited_table(ef)
+
+
+class LinkRoom:
+    """What a thread needs to link nodes: room for one node at a time."""
+
+    def __init__(self, arrays: Arrays, ef: int) -> None:
+        width, size = arrays.width, arrays.codes.shape[1]
+        ef = max(ef, 4 * width)  # a list that is pruned anew has its own links and those of many dead ones to choose of
+        self.query = aligned((2 * size,), np.uint8)
+        self.beam = np.empty(2 * ef + width + 1, np.int64)
+        self.visited = visited_table(ef)
+        self.candidates = np.empty(2 * width, np.int32)
+        self.added = np.empty(4 * width, np.int32)
+        self.kept = aligned((width * 2 * size,), np.uint8)
+        self.facts = np.zeros(4 * (width + 1), np.float32)
+
+
+def visited_table(ef: int) -> Ints:
+    """Room for the nodes that a walk has met."""
+    return np.empty(min(max(MIN_VISITED, 1 << (64 * ef - 1).bit_length()), MAX_VISITED), np.int32)
+
+
+def cosine_table(dims: int) -> Floats:
+    """The cosine of two rows by the number of bits in which their codes differ, `(dims + 1,)`.
+
+    The share of random hyperplanes that part two vectors is their angle over pi (Charikar, STOC 2002).
+    """
+    return np.cos(np.pi * np.arange(dims + 1) / dims).astype(np.float32)

@@ -1,0 +1,476 @@
+"""A graph of codes that grows, loses nodes and is searched at the same time.
+
+Nodes are numbered in the order in which they came, and a slot that is used again gets a new node; the old one is dead:
+it hides from results at once, serves as a bridge, and goes at the next `settle`. New nodes are a tail that searches
+scan, until `link` has linked them (HNSW's base layer: Malkov and Yashunin 2018; pruning: kernels/linking.py). In place
+of upper layers a walk starts at the best of some pilots, drawn at random: in high dimension that is as good
+(Munyampirwa et al., Down with the Hierarchy, 2024), and there is nothing to mend when rows go.
+
+Searches take the current `Arrays` and no lock. `_changing` is held for changes of nodes, `_linking` for changes of
+links; whoever takes both takes `_linking` first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import deque
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.index.arrays import (
+    Arrays,
+    Coder,
+    Floats,
+    Ints,
+    LinkRoom,
+    Pilots,
+    SearchRoom,
+    aligned,
+    cosine_table,
+)
+from vecstore.index.flat import METRICS, Rows
+from vecstore.index.parallel import over_ranges
+from vecstore.kernels import linking, upkeep, walks
+from vecstore.kernels.rows import gather_rows
+from vecstore.types import HNSW, Metric
+
+Slots = npt.NDArray[np.int64]
+
+# Nodes linked at once: a share of the graph that they are linked to, at least and at most so many. They find each other
+# by comparing all with all, which costs a tenth of the walks at most.
+BATCH_SHARE, MIN_BATCH, MAX_BATCH = 0.02, 512, 4096
+# Links that are kept of a list that is pruned: the rest is room for nodes that come later.
+KEPT_SHARE: Final = 0.8
+CHUNK: Final = 2048
+PILOTS_PER_ROOT: Final = 2.0
+MIN_PILOTS, MAX_PILOTS = 16, 8192
+# Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
+PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
+# A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
+# Search, 2025), at least the tenth: a single best one says little. Wider for more candidates, which are asked for to
+# find more.
+STOP_AT: Final = 10
+
+ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
+    kind: tuple(
+        getattr(module, f"{name}_{kind}")
+        for module, name in ((walks, "search"), (linking, "link"), (linking, "link_back"), (linking, "sweep"))
+    )
+    for kind in ("int8", "int4", "binary", "float32")
+}
+
+
+def stretch_of(ef: int) -> np.float32:
+    """How much farther squared a candidate may be than the k-th best."""
+    gamma = 0.04 + 0.01 * np.log2(max(ef, 16))
+    return np.float32((1 + gamma) ** 2)
+
+
+class Graph:
+    """Nodes for the slots of a collection; see the module."""
+
+    def __init__(self, config: HNSW, coder: Coder, metric: Metric, fitted_on: int) -> None:
+        self.config = config
+        self.metric: Metric = metric
+        self.fitted_on = fitted_on
+        self._search, self._link, self._link_back, self._sweep = ENTRIES[coder.kind]
+        self._changing = threading.RLock()
+        self._linking = threading.Lock()
+        self._rooms: deque[SearchRoom] = deque(maxlen=64)
+        self._nodes = np.full(0, -1, np.int32)
+        self._dead = np.zeros(0, np.uint8)
+        self._ordered, self._checked = 0, 0
+        self._dead_linked = 0
+        columns = 3 if metric == "dot" else 2
+        pilots = _pilots(np.zeros(0, np.int32), *_columns(coder, columns, 0))
+        codes, terms, pairs = _columns(coder, columns, 0)
+        self.arrays = Arrays.of(
+            coder=coder, codes=codes, terms=terms, pairs=pairs, slots=np.zeros(0, np.int32),
+            links=np.zeros((0, 2 * config.m), np.int32), pilots=pilots, cosines=cosine_table(coder.dims),
+            top=np.zeros(1, np.float32), count=0, linked=0,
+        )  # fmt: skip
+
+    # -- nodes -----------------------------------------------------------------------------------------------
+
+    def add(self, rows: Rows, slots: Slots, threads: int) -> None:
+        """Nodes for slots that have none, at the end of the tail: searches that begin from now on find them."""
+        if not len(slots):
+            return
+        with self._changing:
+            arrays = self._with_room(len(slots))
+            first, coder = arrays.count, arrays.coder
+            kind, metric = coder.kernel_kind, METRICS[self.metric]
+            centre_square = float((coder.centres[0].astype(np.float64) ** 2).sum())
+
+            def work(start: int, stop: int) -> float:
+                longest = 0.0
+                for begin in range(start, stop, CHUNK):
+                    some = slots[begin : min(begin + CHUNK, stop)]
+                    vectors, norms = gathered(rows, some)
+                    at = slice(first + begin, first + begin + len(some))
+                    coder.encode(vectors, norms, arrays.codes[at], arrays.terms[at])
+                    linking.pair_rows(
+                        kind, metric, arrays.codes[at], arrays.terms[at], norms, coder.unit, np.float32(coder.step),
+                        centre_square, arrays.pairs[at],
+                    )  # fmt: skip
+                    longest = max(longest, float(norms.max()) * coder.unit)
+                return longest
+
+            longest = max(over_ranges(len(slots), CHUNK, threads if len(slots) > CHUNK else 1, work))
+            arrays.top[0] = max(arrays.top[0], longest * longest)
+            arrays.slots[first : first + len(slots)] = slots
+            self._dead[first : first + len(slots)] = 0
+            most = int(slots.max()) + 1
+            if most > len(self._nodes):
+                self._nodes = _grown(self._nodes, max(most, len(self._nodes) * 5 // 4), -1)
+            self._nodes[slots] = np.arange(first, first + len(slots), dtype=np.int32)
+            self.arrays = _with(arrays, count=first + len(slots))
+
+    def remove(self, slots: Slots) -> None:
+        """The nodes of some slots are dead from now on; slots without a node are passed over."""
+        with self._changing:
+            slots = slots[slots < len(self._nodes)]
+            nodes = self._nodes[slots]
+            nodes = nodes[nodes >= 0]
+            self._nodes[slots] = -1
+            self.arrays.slots[nodes] = -1
+            self._dead[nodes] = 1
+            self._dead_linked += int(np.count_nonzero(nodes < self.arrays.linked))
+
+    def _with_room(self, more: int) -> Arrays:
+        arrays = self.arrays
+        needed, have = arrays.count + more, len(arrays.codes)
+        if needed <= have:
+            return arrays
+        size = max(needed, have * 5 // 4)
+        codes, terms, pairs = _columns(arrays.coder, arrays.pairs.shape[1], size)
+        slots = np.full(size, -1, np.int32)
+        n = arrays.count
+        codes[:n], terms[:n], pairs[:n], slots[:n] = (
+            arrays.codes[:n],
+            arrays.terms[:n],
+            arrays.pairs[:n],
+            arrays.slots[:n],
+        )
+        self._dead = _grown(self._dead, size, 0)
+        self.arrays = _with(arrays, codes=codes, terms=terms, pairs=pairs, slots=slots)
+        return self.arrays
+
+    def recode(self, coder: Coder, rows: Rows, fitted_on: int) -> None:
+        """Code all rows anew; the links stay, as they are about the rows."""
+        with self._linking, self._changing:
+            old = self.arrays
+            slots, count = old.slots[: old.count].copy(), old.count
+            codes, terms, pairs = _columns(coder, old.pairs.shape[1], len(old.codes))
+            fresh = Graph(self.config, coder, self.metric, fitted_on)
+            live = np.flatnonzero(slots >= 0)
+            fresh.add(rows, slots[live].astype(np.int64), 2)
+            made = fresh.arrays
+            codes[live], terms[live], pairs[live] = (x[: len(live)] for x in (made.codes, made.terms, made.pairs))
+            pilots = _pilots(old.pilots.nodes, codes, terms, pairs)
+            self.fitted_on = fitted_on
+            self._rooms.clear()
+            self.arrays = _with(
+                old, coder=coder, codes=codes, terms=terms, pairs=pairs, pilots=pilots, top=made.top, count=count
+            )
+
+    # -- links -----------------------------------------------------------------------------------------------
+
+    def link(self, threads: int) -> int:
+        """Link the next nodes of the tail; how many of it are left. Which are linked together does not depend on
+        threads."""
+        with self._linking:
+            with self._changing:
+                arrays = self.arrays
+                size = min(max(MIN_BATCH, int(arrays.linked * BATCH_SHARE)), MAX_BATCH)
+                last = min(arrays.linked + size, arrays.count)
+                if last > len(arrays.links):
+                    links = aligned(
+                        (max(last, min(len(arrays.codes), max(1024, last * 5 // 4))), arrays.width), np.int32, -1
+                    )
+                    links[: arrays.linked] = arrays.links[: arrays.linked]
+                    arrays = self.arrays = _with(arrays, links=links)
+                batch = np.arange(arrays.linked, last, dtype=np.int32)
+                batch = np.ascontiguousarray(batch[self._dead[batch] == 0])
+            if len(batch):
+                self._link_batch(arrays, batch, threads)
+            with self._changing:
+                self._dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
+                self.arrays = self._with_pilots(_with(self.arrays, linked=last))
+                return self.arrays.count - last
+
+    def _link_batch(self, arrays: Arrays, batch: Ints, threads: int) -> None:
+        config, width = self.config, arrays.width
+        most, alpha2 = max(1, int(KEPT_SHARE * width)), np.float32(config.alpha**2)
+        codes, pairs = arrays.codes[batch], arrays.pairs[batch]
+
+        def forward(first: int, last: int) -> None:
+            room = LinkRoom(arrays, config.ef_construction)
+            self._link(
+                arrays.fields, batch, codes, pairs, first, last, config.ef_construction, most, alpha2, room.query,
+                room.beam, room.visited, room.candidates, room.kept, room.facts,
+            )  # fmt: skip
+
+        over_ranges(len(batch), 16, threads if len(batch) >= 64 else 1, forward)
+        made = arrays.links[batch]
+        there = made >= 0
+        sources = np.broadcast_to(batch[:, None], made.shape)
+        edges = np.sort((made[there].astype(np.int64) << 32) | sources[there])
+        cuts = np.concatenate(([0], np.flatnonzero(np.diff(edges >> 32)) + 1, [len(edges)])) if len(edges) else [0]
+
+        def backward(first: int, last: int) -> None:
+            room = LinkRoom(arrays, 0)
+            self._link_back(
+                arrays.fields, edges, cuts[first], cuts[last], most, alpha2, room.query, room.beam[: 3 * width],
+                room.kept, room.facts,
+            )  # fmt: skip
+
+        over_ranges(len(cuts) - 1, 16, threads if len(batch) >= 64 else 1, backward)
+
+    def _with_pilots(self, arrays: Arrays) -> Arrays:
+        live = int(np.count_nonzero(self._dead[: arrays.linked] == 0))
+        wanted = min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
+        have = arrays.pilots.nodes
+        dead = int(np.count_nonzero(self._dead[have]))
+        if len(have) - dead >= wanted / PILOT_GROWTH**0.5 and dead * 4 <= len(have):
+            return arrays
+        candidates = np.flatnonzero(self._dead[: arrays.linked] == 0)
+        drawn = np.random.default_rng(self.config.seed).choice(candidates, wanted, replace=False)
+        nodes = np.sort(drawn).astype(np.int32)
+        return _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+
+    # -- upkeep ----------------------------------------------------------------------------------------------
+
+    def unsettled(self) -> bool:
+        """Whether `settle` is worth its while: a tenth of the nodes is dead, or an eighth of them is new."""
+        linked = self.arrays.linked
+        return self._dead_linked * 10 > linked or linked > self._checked + self._checked // 8
+
+    def settle(self, threads: int) -> None:
+        """Take dead nodes out, see to it that every node can be reached, and number nodes in the order of a walk."""
+        with self._linking:
+            with self._changing:
+                arrays, dead = self.arrays, self._dead.copy()
+            if not arrays.linked:
+                return
+            if dead[: arrays.linked].any():
+                self._sweep_dead(arrays, dead, threads)
+            order = self._reachable(arrays, dead, threads)
+            if dead[: arrays.linked].any() or arrays.linked >= self._ordered * ORDER_GROWTH:
+                self._renumber(order)
+            self._checked = self.arrays.linked
+
+    def _sweep_dead(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> None:
+        most, alpha2 = max(1, int(KEPT_SHARE * arrays.width)), np.float32(self.config.alpha**2)
+
+        def work(first: int, last: int) -> None:
+            room = LinkRoom(arrays, 0)
+            self._sweep(
+                arrays.fields, dead, first, last, most, alpha2, room.query, room.beam[: 4 * arrays.width], room.added,
+                room.kept, room.facts,
+            )  # fmt: skip
+
+        over_ranges(arrays.linked, 256, threads, work)
+
+    def _reachable(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> Ints:
+        """All linked nodes that live, those that can be reached first, in the order of a walk from the pilots."""
+        linked, links = arrays.linked, arrays.links
+        reached = dead[:linked].copy()
+        order = np.empty(linked, np.int32)
+        pilots = arrays.pilots.nodes
+        found = upkeep.reach(links, pilots[dead[pilots] == 0], 0, reached, order)
+        for _ in range(8):
+            orphans = np.flatnonzero(reached == 0).astype(np.int32)
+            if not len(orphans):
+                break
+            adopted = np.zeros(len(orphans), np.uint8)
+            # Those that are linked to nobody but each other begin anew.
+            if not upkeep.adopt(links, orphans, reached, adopted):
+                self._link_batch(arrays, orphans[:MAX_BATCH], threads)
+                upkeep.adopt(links, orphans[:MAX_BATCH], reached, adopted)
+            found = upkeep.reach(links, orphans[adopted == 1], found, reached, order)
+        rest = np.flatnonzero(reached == 0).astype(np.int32)
+        return np.concatenate([order[:found], rest])
+
+    def _renumber(self, order: Ints) -> None:
+        with self._changing:
+            old = self.arrays
+            tail = np.arange(old.linked, old.count, dtype=np.int32)
+            order = np.concatenate([order, tail[self._dead[tail] == 0]])
+            linked = int(np.count_nonzero(order < old.linked))
+            numbers = np.full(old.count, -1, np.int32)
+            numbers[order] = np.arange(len(order), dtype=np.int32)
+            codes, terms, pairs = _columns(old.coder, old.pairs.shape[1], len(old.codes))
+            slots = np.full(len(old.codes), -1, np.int32)
+            n = len(order)
+            codes[:n], terms[:n], pairs[:n], slots[:n] = (
+                x[order] for x in (old.codes, old.terms, old.pairs, old.slots)
+            )
+            links = aligned(old.links.shape, np.int32, -1)
+            upkeep.renumber(old.links, order[:linked], numbers, links[:linked])
+            self._dead = _grown(self._dead[order], len(old.codes), 0)
+            self._dead_linked = int(np.count_nonzero(self._dead[:linked]))
+            alive = slots[:n] >= 0
+            self._nodes[slots[:n][alive]] = np.flatnonzero(alive)
+            pilots = numbers[old.pilots.nodes]
+            pilots = np.sort(pilots[pilots >= 0])
+            fresh = _with(
+                old, codes=codes, terms=terms, pairs=pairs, slots=slots, links=links, count=n, linked=linked,
+                pilots=_pilots(pilots, codes, terms, pairs),
+            )  # fmt: skip
+            self.arrays = self._with_pilots(fresh)
+            self._ordered = linked
+
+    # -- searching -------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        queries: Floats,
+        k: int,
+        ef: int,
+        depth: int,
+        *,
+        scan: bool = False,
+        threads: int = 1,
+    ) -> tuple[Ints, Floats, Slots]:
+        """Slots and exact scores `(n, k)` of the best rows, and their number and that of the codes scored, `(n, 2)`.
+
+        Only slots whose bit in `allowed` is set are found. With `scan` all codes are scored instead of a walk.
+        """
+        arrays = self.arrays
+        coder, n = arrays.coder, len(queries)
+        slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        counts = np.empty((n, 2), np.int64)
+        depth = max(depth, k)
+        ef = max(ef, depth)
+        stretch = stretch_of(ef)
+
+        def work(first: int, last: int) -> None:
+            try:
+                room = self._rooms.pop()
+            except IndexError:
+                room = SearchRoom(coder, arrays.width, ef)
+            if room.ef < ef or room.scratch.shape[1] != coder.dims:
+                room = SearchRoom(coder, arrays.width, ef)
+            best = np.empty(k, np.int64)
+            self._search(
+                arrays.scan if scan else arrays.fields, allowed, queries[first:last], coder.centres, coder.signs,
+                coder.unit, coder.step, room.codes, room.factors, room.tails, room.scratch, room.levels, room.beam,
+                room.visited, room.candidates, rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], k, ef, depth,
+                min(max(k, STOP_AT), ef), stretch, best, slots[first:last], scores[first:last], counts[first:last],
+            )  # fmt: skip
+            self._rooms.append(room)
+
+        if threads == 1:
+            work(0, n)
+        else:
+            over_ranges(n, 1, threads, work)
+        return slots, scores, counts
+
+    # -- figures ---------------------------------------------------------------------------------------------
+
+    def figures(self) -> dict[str, Any]:
+        """What `stats()` tells: counts, and bytes by part."""
+        arrays = self.arrays
+        dead = self._dead[: arrays.count]
+        linked = arrays.links[: arrays.linked][dead[: arrays.linked] == 0]
+        return {
+            "linked": len(linked),
+            "tail": int(np.count_nonzero(dead[arrays.linked :] == 0)),
+            "tombstones": int(np.count_nonzero(dead[: arrays.linked])),
+            "pilots": len(arrays.pilots.nodes),
+            "degree": float(np.count_nonzero(linked >= 0) / len(linked)) if len(linked) else 0.0,
+            "code_bytes": arrays.codes.nbytes + arrays.terms.nbytes,
+            "link_bytes": arrays.links.nbytes,
+            "index_bytes": sum(
+                x.nbytes
+                for x in (
+                    arrays.codes, arrays.terms, arrays.pairs, arrays.slots, arrays.links, self._nodes, self._dead,
+                    arrays.pilots.codes, arrays.cosines,
+                )
+            ),
+        }  # fmt: skip
+
+    def parts(self) -> dict[str, Any]:
+        """All that has to be kept of the graph, for a file."""
+        with self._linking, self._changing:
+            arrays, n = self.arrays, self.arrays.count
+            return {
+                "codes": arrays.codes[:n], "terms": arrays.terms[:n], "pairs": arrays.pairs[:n],
+                "nodes": arrays.slots[:n], "links": arrays.links[: arrays.linked], "pilots": arrays.pilots.nodes, "top": arrays.top,
+            }  # fmt: skip
+
+    def restore(self, parts: dict[str, Any], slots: int) -> None:
+        """Become the graph that `parts` gave, of so many slots; ValueError if they do not fit together."""
+        arrays, n, links = self.arrays, len(parts["nodes"]), parts["links"].astype(np.int32)
+        codes, terms, pairs = _columns(arrays.coder, arrays.pairs.shape[1], n)
+        codes[...], terms[...], pairs[...] = parts["codes"], parts["terms"], parts["pairs"]
+        nodes, pilots = parts["nodes"].astype(np.int32), parts["pilots"].astype(np.int32)
+        if (
+            links.shape[1] != arrays.width
+            or len(links) > n
+            or not all(
+                len(x) == 0 or (x.min() >= -1 and x.max() < bound)
+                for x, bound in ((links, len(links)), (nodes, slots), (pilots, len(links)))
+            )
+        ):
+            raise ValueError("links lead out of the graph")
+        room = aligned(links.shape, np.int32)
+        room[...] = links
+        self._dead = (nodes < 0).astype(np.uint8)
+        self._dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
+        self._nodes = np.full(slots, -1, np.int32)
+        alive = np.flatnonzero(nodes >= 0)
+        self._nodes[nodes[alive]] = alive
+        self._ordered = self._checked = len(links)
+        self.arrays = _with(
+            arrays, codes=codes, terms=terms, pairs=pairs, slots=nodes, links=room, count=n, linked=len(links),
+            pilots=_pilots(pilots, codes, terms, pairs), top=np.array(parts["top"], np.float32),
+        )  # fmt: skip
+
+    def links_by_slot(self) -> dict[int, list[int]]:
+        """The links of each linked row as slots, in their order: for tests, and to compare graphs."""
+        arrays = self.arrays
+        return {
+            int(slot): [int(arrays.slots[node]) for node in row if node >= 0]
+            for slot, row in zip(arrays.slots[: arrays.linked], arrays.links[: arrays.linked], strict=True)
+            if slot >= 0
+        }
+
+
+def gathered(rows: Rows, slots: Slots) -> tuple[Floats, Floats]:
+    """Copies of the rows of some slots, `(n, dim)`, and their norms."""
+    vectors, norms = np.empty((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
+    gather_rows(rows.blocks, rows.shift, rows.dim, slots.astype(np.int32), vectors, norms)
+    return vectors, norms
+
+
+def _columns(coder: Coder, pair_columns: int, size: int) -> tuple[npt.NDArray[np.uint8], Floats, Floats]:
+    return (
+        aligned((size, coder.code_bytes), np.uint8),
+        np.zeros((size, coder.terms_count), np.float32),
+        np.zeros((size, pair_columns), np.float32),
+    )
+
+
+def _pilots(nodes: Ints, codes: npt.NDArray[np.uint8], terms: Floats, pairs: Floats) -> Pilots:
+    near = aligned((len(nodes), codes.shape[1]), np.uint8)
+    near[...] = codes[nodes]
+    return Pilots(nodes, near, terms[nodes], pairs[nodes])
+
+
+def _with(arrays: Arrays, **changes: Any) -> Arrays:
+    parts = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
+    del parts["fields"], parts["scan"]
+    return Arrays.of(**{**parts, **changes})
+
+
+def _grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
+    made = np.full(size, fill, array.dtype)
+    made[: len(array)] = array[:size]
+    return made

@@ -1,0 +1,276 @@
+"""The graph index of one collection: follows its writes, and answers a search in the way that suits it.
+
+While there are few rows they are scanned exactly. From FIT_FROM rows on there are codes, from LINK_FROM on a graph.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.index import flat
+from vecstore.index.arrays import Coder
+from vecstore.index.flat import Floats, Found, Rows
+from vecstore.index.graph import Graph, Slots, gathered
+from vecstore.index.parallel import cpus
+from vecstore.quantization import KINDS
+from vecstore.quantization.whole import Whole
+from vecstore.types import HNSW, KIND_NAMES, Metric, Quantization
+
+# Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
+FIT_FROM: Final = 1000
+# Fewer codes are scanned in the time of a walk: 4,000 codes of 192 bytes take some 30 us.
+LINK_FROM: Final = 4000
+SAMPLE_ROWS: Final = 16_384
+# A quantizer fitted on fewer rows than this is fitted once more when there are ten times as many.
+REFIT_BELOW, REFIT_GROWTH = 10_000, 10
+SEED: Final = 1
+
+# Candidates that are rescored for each hit, unless the search says otherwise, by kind of codes.
+OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
+
+# What strategies cost, in ns at d = 384, for the choice between them under a filter: an exact score of a row read at
+# random, a code scored in a scan, a node passed over in it, a candidate of a walk with all that it makes scored.
+ROW, CODE, PASSED, CANDIDATE = 120.0, 12.0, 1.5, 1400.0
+MAX_EF: Final = 10_000
+
+NO_FIGURES: Final[dict[str, Any]] = {
+    "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "code_bytes": 0, "link_bytes": 0,
+    "index_bytes": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Slots whose rows are new, and slots whose rows are gone, since an lsn; a slot may be in both."""
+
+    added: Slots
+    removed: Slots
+
+
+class HnswIndex:
+    """Searches from many threads, while one of them or another follows the writes and another links."""
+
+    def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
+        self.config = config
+        self.kind = "float32" if quantization is None else KIND_NAMES[type(quantization)]
+        self.dim, self.metric = dim, metric
+        self.graph: Graph | None = None
+        self._lsn = -1
+        self._following = threading.Lock()
+
+    # -- following the writes --------------------------------------------------------------------------------
+
+    @property
+    def lsn(self) -> int:
+        """The write up to which the index knows the rows."""
+        return self._lsn
+
+    def follow(
+        self,
+        rows: Rows,
+        lsn: int,
+        live: Callable[[], Slots],
+        since: Callable[[int], Change | None],
+        threads: int | None = None,
+    ) -> None:
+        """Bring the index up to the write `lsn`.
+
+        `live()` are the slots of all rows, `since(lsn)` what has changed after an lsn, or None where that is no longer
+        known.
+        """
+        if lsn <= self._lsn:
+            return
+        with self._following:
+            if lsn <= self._lsn:
+                return
+            threads = threads or cpus()
+            change = None if self.graph is None else since(self._lsn)
+            if self.graph is None or change is None:
+                self.graph = self._new_graph(rows, live(), threads, self.config)
+            else:
+                self.graph.remove(change.removed)
+                self.graph.remove(change.added)
+                self.graph.add(rows, change.added, threads)
+            self._lsn = lsn
+
+    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
+        if len(slots) < FIT_FROM:
+            return None
+        graph = Graph(config, self._fitted(rows, slots), self.metric, len(slots))
+        graph.add(rows, slots, threads)
+        return graph
+
+    def _fitted(self, rows: Rows, slots: Slots) -> Coder:
+        if self.kind == "float32":
+            return Whole(self.dim, self.metric)
+        sample, _ = gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
+        return KINDS[self.kind].fit(sample, self.metric, SEED)
+
+    def needs_refit(self, count: int) -> bool:
+        """Whether the codes were fitted on too few of the rows there are now."""
+        graph = self.graph
+        return (
+            graph is not None
+            and self.kind != "float32"
+            and graph.fitted_on < REFIT_BELOW
+            and count >= graph.fitted_on * REFIT_GROWTH
+        )
+
+    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
+        """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on."""
+        with self._following:
+            if self.graph is None or lsn != self._lsn:
+                return False
+            self.graph.recode(self._fitted(rows, live), rows, len(live))
+            return True
+
+    # -- linking ---------------------------------------------------------------------------------------------
+
+    @property
+    def to_link(self) -> int:
+        """Nodes that wait to be linked: none as long as there are few in all."""
+        graph = self.graph
+        if graph is None or graph.arrays.count < LINK_FROM:
+            return 0
+        return graph.arrays.count - graph.arrays.linked
+
+    def link(self, threads: int | None = None) -> int:
+        """Link the next batch; how many nodes still wait."""
+        graph = self.graph
+        if graph is not None and self.to_link:
+            graph.link(threads or cpus())
+        return self.to_link
+
+    def settle(self, threads: int | None = None) -> None:
+        """Upkeep, if it is worth its while."""
+        graph = self.graph
+        if graph is not None and graph.unsettled():
+            graph.settle(threads or cpus())
+
+    def rebuild(
+        self,
+        rows: Rows,
+        lsn: int,
+        live: Slots,
+        seed: int | None,
+        *,
+        threads: int | None = None,
+        going_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """A new graph of the rows as they are at `lsn` takes the place of the old one once it is linked; what was
+        written since is followed afterwards."""
+        config = self.config if seed is None else HNSW(**{**_options(self.config), "seed": seed})
+        threads = threads or cpus()
+        graph = self._new_graph(rows, live, threads, config)
+        if graph is not None and graph.arrays.count >= LINK_FROM:
+            while going_on() and graph.link(threads):
+                pass
+            graph.settle(threads)
+        with self._following:
+            self.config = config
+            self.graph, self._lsn = graph, lsn
+
+    # -- searching -------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        *,
+        ef: int | None = None,
+        threshold: float | None = None,
+        oversampling: float | None = None,
+        threads: int | None = None,
+    ) -> Found:
+        """The k best rows for each of `(n, dim)` queries among the `matches` slots whose bit in `allowed` is set.
+
+        Fewer than k only where fewer match or, with a `threshold`, reach it.
+        """
+        graph = self.graph
+        if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef, 1.0) and matches <= FIT_FROM):
+            return flat.search(rows, allowed, queries, k, threshold, threads)
+        k = min(k, max(1, matches))
+        depth = math.ceil(k * (oversampling or OVERSAMPLING[self.kind]))
+        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
+        return [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
+
+    def arrays_of_best(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        ef: int | None,
+        threads: int | None,
+    ) -> tuple[Any, Any]:
+        """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
+        graph = self.graph
+        assert graph is not None
+        depth = math.ceil(k * OVERSAMPLING[self.kind])
+        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
+        return slots, scores
+
+    def _best(
+        self,
+        graph: Graph,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        depth: int,
+        ef: int | None,
+        threads: int | None,
+    ) -> tuple[Any, Any, Any]:
+        arrays = graph.arrays
+        nodes = arrays.count
+        share = min(1.0, matches / max(1, nodes))
+        wide = max(ef or self.config.ef, depth)
+        if share < 1:
+            wide = min(math.ceil(wide / share), max(wide, MAX_EF))
+        scanned = nodes * PASSED + matches * CODE
+        scan = not arrays.linked or scanned < _walk_cost(wide, 1.0) + (nodes - arrays.linked) * CODE
+        if threads is None:
+            cost = scanned if scan else _walk_cost(wide, 1.0)
+            threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
+        ef_now = depth if scan else wide
+        slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, scan=scan, threads=threads)
+        if not scan:
+            # A walk may end among rows that do not match: those queries scan.
+            short = np.flatnonzero(counts[:, 0] < k)
+            if len(short):
+                again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
+                slots[short], scores[short], counts[short] = again
+        return slots, scores, counts
+
+    def figures(self) -> dict[str, Any]:
+        """What `stats()` tells of the index."""
+        if self.graph is not None:
+            return self.graph.figures()
+        return dict(NO_FIGURES)
+
+
+def _walk_cost(ef: int, share: float) -> float:
+    return ef / share * CANDIDATE
+
+
+def _options(config: HNSW) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("m", "ef_construction", "ef", "alpha", "seed")}
+
+
+def _cut(slots: Any, scores: Any, threshold: float | None) -> tuple[Any, Any]:
+    if threshold is None:
+        return slots, scores
+    count = int(np.count_nonzero(scores.astype(np.float64) >= threshold))
+    return slots[:count], scores[:count]

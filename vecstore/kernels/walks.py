@@ -1,0 +1,231 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+"""Searches of a graph (graph.py), each in one call: encode the query, walk, scan the tail, rescore from the rows.
+
+One entry point per kind of codes. A call from Python costs microseconds, a fair part of a search, so that nothing is
+left to the caller but to hold the arrays. Arguments of all:
+
+fields                      the graph
+allowed                     a bit for each slot that may be found, least significant first
+queries (n, dim)
+centres, signs, unit, step  of the quantizer, as encode.encode_queries takes them
+codes, factors, tails, scratch, levels
+                            room for one query, as there
+beam, visited, candidates   room for a walk: (2 * ef + WIDTH + 1,) int64; int32, a power of two; (2 * WIDTH,) int32
+blocks, shift, dim, metric  the full rows, as rows.rescore_rows takes them
+k, ef, depth                the best `depth` allowed of `ef` candidates are rescored
+stop_at, stretch            when to end before the beam is exhausted: `k` and `stretch` of graph.walk
+best                        room for (k,) int64
+slots, scores (n, k), counts (n, 2)
+                            what is found, best first, and how many; and how many codes were scored
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.core.types import float32, float64, int32, int64, uint8, void
+
+from vecstore.kernels._jit import const, inlined, kernel
+from vecstore.kernels.encode import encode_query, scale_of
+from vecstore.kernels.graph import (
+    CODE_BYTES,
+    CODES,
+    FLOAT,
+    QUERY,
+    SLOTS,
+    TAIL_FIRST,
+    TAIL_LAST,
+    TERM_BYTES,
+    TERMS,
+    TOP,
+    begin,
+    key_node,
+    node_key,
+    offer,
+    query_score,
+    walk,
+)
+from vecstore.kernels.memory import (
+    address_of,
+    key_score,
+    key_slot,
+    load_f32,
+    load_i32,
+    load_i64,
+    prefetch,
+    store_i64,
+)
+from vecstore.kernels.pools import EMPTY, pool_bound, pool_offer
+from vecstore.kernels.rotate import dot_f64
+from vecstore.kernels.rows import COSINE, L2, query_scale_of, row_score
+from vecstore.kernels.scans import BINARY, INT4, INT8
+
+
+@inlined
+def is_allowed(allowed, slot):
+    """Whether the bit of a slot is set; a slot behind the end is newer than what the caller sees."""
+    group = slot >> 3
+    return group < allowed.shape[0] and (np.int64(allowed[group]) >> (slot & 7)) & 1 != 0
+
+
+@inlined
+def scan_tail(kind, fields, query, facts, beam, ef, allowed):
+    """Offer the allowed nodes of the tail to the beam. Returns how many there are."""
+    size, term_bytes = fields[CODE_BYTES], fields[TERM_BYTES]
+    for node in range(fields[TAIL_FIRST], fields[TAIL_LAST]):
+        slot = np.int64(load_i32(fields[SLOTS] + 4 * node))
+        if slot < 0 or not is_allowed(allowed, slot):
+            continue
+        code, term = fields[CODES] + node * size, fields[TERMS] + node * term_bytes
+        offer(beam, ef, node_key(query_score(kind, code, size, term, term_bytes, query, facts), node))
+    return fields[TAIL_LAST] - fields[TAIL_FIRST]
+
+
+@inlined
+def score_at_zero(metric, tails, dot_query, top):
+    """The raw score that a row at distance 0 from the query would have. float32."""
+    if metric == COSINE:
+        return np.float32(1 - tails[0, 0])
+    if metric == L2:
+        return np.float32(-tails[0, 0])
+    return np.float32(0.5 * (np.float64(top) + dot_query) - tails[0, 0])
+
+
+@inlined
+def rescore_beam(slots, beam, ef, depth, allowed, blocks, shift, dim, metric, query, query_scale, best, k):
+    """The k best by exact score of the first `depth` allowed nodes of the beam, into the pool at address `best`."""
+    mask = (1 << shift) - 1
+    count = np.int64(0)
+    for i in range(ef):  # the allowed ones to the front
+        key = load_i64(beam + 8 * i)
+        if key == EMPTY or count == depth:
+            break
+        slot = np.int64(load_i32(slots + 4 * key_node(key)))
+        if slot < 0 or not is_allowed(allowed, slot):
+            continue
+        block = blocks[slot >> shift]
+        if block == 0:
+            continue
+        prefetch(block + (slot & mask) * dim * 4, dim * 4)
+        if metric == COSINE:
+            prefetch(block + ((mask + 1) * dim + (slot & mask)) * 4, 1)
+        store_i64(beam + 8 * count, slot)
+        count += 1
+    for i in range(k):
+        store_i64(best + 8 * i, EMPTY)
+    lowest = np.float32(-np.inf)
+    bound = pool_bound(best, k, lowest)
+    for i in range(count):
+        slot = load_i64(beam + 8 * i)
+        block = blocks[slot >> shift]
+        norm = block + ((mask + 1) * dim + (slot & mask)) * 4
+        score = row_score(metric, block + (slot & mask) * dim * 4, norm, query, query_scale, dim)
+        if score >= bound:
+            bound = pool_offer(best, k, score, slot, lowest)
+
+
+@inlined
+def search(
+    kind, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+):  # fmt: skip
+    beam_at, best_at = address_of(beam), address_of(best)
+    top = load_f32(fields[TOP])
+    for i in range(queries.shape[0]):
+        query = address_of(queries) + 4 * i * dim
+        dot_query = np.float64(0)
+        if metric not in (COSINE, L2):
+            dot_query = dot_f64(query, query, dim) * unit * unit
+        if kind == FLOAT:
+            scale = np.float32(scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit))
+            for j in range(dim):
+                scratch[0, j] = queries[i, j] * scale
+            for j in range(dim, scratch.shape[1]):
+                scratch[0, j] = np.float32(0)
+            factors[0, 0], tails[0, 0] = np.float32(0 if metric == L2 else 1), 0
+            coded = address_of(scratch)
+        else:
+            with_terms = fields[TERM_BYTES] != 0
+            encode_query(
+                kind, metric, with_terms, i, queries, 0, centres, signs, unit, step, codes, factors, tails, scratch,
+                levels,
+            )  # fmt: skip
+            coded = address_of(codes)
+        begin(beam_at, ef, address_of(visited), visited.shape[0])
+        zero = score_at_zero(metric, tails, dot_query, top)
+        scored = walk(
+            QUERY, kind, fields, coded, address_of(factors), beam_at, ef, stop_at, zero, stretch, address_of(visited),
+            visited.shape[0] - 1, address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
+        )  # fmt: skip
+        scored += scan_tail(kind, fields, coded, address_of(factors), beam_at, ef, allowed)
+        query_scale = query_scale_of(metric, query, dim)
+        rescore_beam(
+            fields[SLOTS], beam_at, ef, depth, allowed, blocks, shift, dim, metric, query, query_scale, best_at, k
+        )
+        found = np.int64(0)
+        for j in range(k):
+            key = load_i64(best_at + 8 * j)
+            if key == EMPTY:
+                slots[i, j], scores[i, j] = -1, -np.inf
+            else:
+                slots[i, j], scores[i, j] = key_slot(key), key_score(key)
+                found += 1
+        counts[i, 0], counts[i, 1] = found, scored
+
+
+_SIGNATURE = void(
+    const(int64[::1]), const(uint8[::1]), const(float32[:, ::1]),
+    const(float32[:, ::1]), const(float32[:, ::1]), float64, float32,
+    uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
+    int64[::1], int32[::1], int32[::1],
+    const(int64[::1]), int64, int64, int64,
+    int64, int64, int64, int64, float32, int64[::1],
+    int32[:, ::1], float32[:, ::1], int64[:, ::1],
+)  # fmt: skip
+
+
+@kernel(_SIGNATURE)
+def search_int8(
+    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+):  # fmt: skip
+    """Codes of a byte a dim."""
+    search(
+        INT8, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    )  # fmt: skip
+
+
+@kernel(_SIGNATURE)
+def search_int4(
+    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+):  # fmt: skip
+    """Codes of half a byte a dim."""
+    search(
+        INT4, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    )  # fmt: skip
+
+
+@kernel(_SIGNATURE)
+def search_binary(
+    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+):  # fmt: skip
+    """Codes of a bit a dim."""
+    search(
+        BINARY, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    )  # fmt: skip
+
+
+@kernel(_SIGNATURE)
+def search_float32(
+    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+):  # fmt: skip
+    """The rows themselves."""
+    search(
+        FLOAT, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    )  # fmt: skip
