@@ -138,7 +138,7 @@ class Collection(CollectionVerbs):
         if error is not None:
             raise StateError(
                 f'collection "{self.name}": indexing in the background failed ({type(error).__name__}: {error}). '
-                "This call wrote nothing. No row is lost: searches scan what is not linked, and the next write tries again"
+                "This call wrote nothing, and nothing is lost: searches scan what is not linked. The next write tries again"
             ) from error
         result = self._store.write(work)
         self._wait_for_room()

@@ -402,7 +402,8 @@ class Graph:
             arrays, n = self.arrays, self.arrays.count
             return {
                 "codes": arrays.codes[:n], "terms": arrays.terms[:n], "pairs": arrays.pairs[:n],
-                "nodes": arrays.slots[:n], "links": arrays.links[: arrays.linked], "pilots": arrays.pilots.nodes, "top": arrays.top,
+                "nodes": arrays.slots[:n], "links": arrays.links[: arrays.linked],
+                "pilots": arrays.pilots.nodes, "top": arrays.top,
             }  # fmt: skip
 
     def restore(self, parts: dict[str, Any], slots: int) -> None:

@@ -49,7 +49,7 @@ class Index:
         index: HNSW | None = None,
         quantization: Quantization | Literal["auto"] | None = "auto",
     ) -> None:
-        config = arguments.index_config(index)
+        config = arguments.index_config(HNSW() if index is None else index)
         if not isinstance(config, HNSW):
             raise InvalidArgumentError(f"index: expected vecstore.HNSW(), got {index!r}")
         self.dim = arguments.dimension(dim)
