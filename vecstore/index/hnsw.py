@@ -246,12 +246,11 @@ class HnswIndex:
             threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
         ef_now = depth if scan else wide
         slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, scan=scan, threads=threads)
-        if not scan:
-            # A walk may end among rows that do not match: those queries scan.
+        # A walk may end among rows that do not match: those queries scan.
+        if not scan and (counts[0, 0] if len(queries) == 1 else counts[:, 0].min(initial=k)) < k:
             short = np.flatnonzero(counts[:, 0] < k)
-            if len(short):
-                again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
-                slots[short], scores[short], counts[short] = again
+            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
+            slots[short], scores[short], counts[short] = again
         return slots, scores, counts
 
     def figures(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from vecstore.storage import keys
 from vecstore.storage.environment import Environment
 from vecstore.storage.log import Slots
 from vecstore.storage.rows import open_row
+from vecstore.types import Id
 
 
 class Reader:
@@ -33,6 +34,20 @@ class Reader:
         if value is None:
             raise CorruptionError(f"{self.env.path}: slot {slot} has no row", path=str(self.env.path))
         return open_row(value, slot, self.env.path)
+
+    def rows_of(self, slots: Sequence[int]) -> tuple[list[Id], list[bytes | None]]:
+        """The ids of some live slots, and the msgpack bytes of their payloads or None: `row` for many."""
+        get, db = self.txn.get, self.env.db("row")
+        ids: list[Id] = []
+        payloads: list[bytes | None] = []
+        for slot in slots:
+            value = get(keys.slot_key(slot), db=db)
+            if value is None:
+                raise CorruptionError(f"{self.env.path}: slot {slot} has no row", path=str(self.env.path))
+            key, payload = open_row(value, slot, self.env.path)
+            ids.append(keys.key_id(key))
+            payloads.append(payload)
+        return ids, payloads
 
     def rows(self) -> Iterator[tuple[int, bytes, bytes | None]]:
         """Slot, id key and msgpack bytes (or None) of every live row, in the order of the slots."""

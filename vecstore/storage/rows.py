@@ -29,7 +29,7 @@ def seal_rows(slots: Sequence[int], id_keys: Sequence[bytes], payloads: Sequence
 def open_row(value: memoryview, slot: int, path: Path) -> tuple[bytes, bytes | None]:
     """The id key, and the msgpack bytes or None, that `seal_rows` sealed."""
     body = bytes(value[4:])
-    end = 2 + int.from_bytes(body[:2], "little")
+    end = 2 + body[0] + (body[1] << 8) if len(body) > 1 else 3
     if value[:4] != xxhash.xxh32_digest(body, slot) or end > len(body):
         raise CorruptionError(f"{path}: the id and payload of slot {slot} are damaged", path=str(path))
     return body[2:end], body[end:] or None
