@@ -175,7 +175,17 @@ class Collection(CollectionVerbs):
                 slots = _matching(view, query.filter)
                 allowed, matches = _bits(slots, len(allowed)), len(slots)
             found = self._scan(view, allowed, matches, query)
+            return self._hits(view, found, query)
+
+    def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
+        if self._index is None or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
+        index, lsn = self._index, view.state.lsn
+        hits = []
+        for slots, scores in found:
+            ids = index.ids(slots, lsn)
+            hits.append(_hits(view, slots, scores, query) if ids is None else list(map(Hit, ids, scores.tolist())))
+        return hits
 
     def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
         rows = self._rows_of(view)
@@ -213,7 +223,16 @@ class Collection(CollectionVerbs):
             view.verify(np.unique(added >> view.layout.shift))
             return Change(added, removed)
 
-        index.follow(self._rows_of(view), view.state.lsn, live, since)
+        def ids_of(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            ids = np.full(len(slots), -1, np.int64)
+            for first in range(0, len(slots), 1000):
+                some, _ = view.rows_of(slots[first : first + 1000].tolist())
+                ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
+                if type(some[0]) is not int:
+                    break  # most likely no ids are: they are looked up
+            return ids
+
+        index.follow(self._rows_of(view), view.state.lsn, live, since, ids_of)
 
     def _index_step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""

@@ -25,14 +25,25 @@ Metric: TypeAlias = Literal["cosine", "dot", "l2"]
 Vector: TypeAlias = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer of a search; a higher `score` is nearer. `vector` is `(dim,) float32` or None."""
+class Hit(NamedTuple):
+    """One answer of a search; a higher `score` is nearer. `vector` is `(dim,) float32` or None, and not compared.
+
+    A tuple, since a search makes many of them: one is made in a quarter of the time of a frozen dataclass.
+    """
 
     id: Id
     score: float
     payload: Payload | None = None
-    vector: Vector | None = field(default=None, compare=False)
+    vector: Vector | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hit) and self[:3] == other[:3]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:2])
 
 
 @dataclass(frozen=True, slots=True)
