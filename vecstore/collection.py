@@ -8,6 +8,7 @@ import contextlib
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -178,14 +179,15 @@ class Collection(CollectionVerbs):
             return self._hits(view, found, query)
 
     def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
-        if self._index is None or query.with_payload or query.with_vectors or query.exact:
+        if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
         index, lsn = self._index, view.state.lsn
-        hits = []
-        for slots, scores in found:
-            ids = index.ids(slots, lsn)
-            hits.append(_hits(view, slots, scores, query) if ids is None else list(map(Hit, ids, scores.tolist())))
-        return hits
+        all_slots = found[0][0] if len(found) == 1 else np.concatenate([slots for slots, _ in found])
+        ids = index.ids(all_slots, lsn)
+        if ids is None:
+            return [_hits(view, slots, scores, query) for slots, scores in found]
+        some = iter(ids)
+        return [list(map(Hit, islice(some, len(scores)), scores.tolist())) for _, scores in found]
 
     def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
         rows = self._rows_of(view)

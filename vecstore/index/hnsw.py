@@ -66,7 +66,7 @@ class HnswIndex:
         self._following = threading.Lock()
         # Int ids by slot, -1 for others; odd while they change.
         self._ids = np.zeros(0, np.int64)
-        self._version = 0
+        self._version, self._ids_lsn = 0, -1
 
     # -- following the writes --------------------------------------------------------------------------------
 
@@ -105,25 +105,26 @@ class HnswIndex:
                 self.graph.remove(added)
                 self.graph.add(rows, added, threads)
             if ids_of is not None and self.graph is not None:
-                self._remember(added, ids_of(added), rows.slots)
+                self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
 
-    def _remember(self, slots: Slots, ids: Slots, size: int) -> None:
+    def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
         self._version += 1
         if size > len(self._ids):
             grown = np.full(size + size // 4, -1, np.int64)
             grown[: len(self._ids)] = self._ids
             self._ids = grown
         self._ids[slots] = ids
+        self._ids_lsn = lsn
         self._version += 1
 
     def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
         """The ids of some slots at `lsn`; None where the index knows another moment, or one of them is no int."""
         version = self._version
-        if version & 1 or self._lsn != lsn:
+        if version & 1 or self._ids_lsn != lsn:
             return None
         found = self._ids[slots]
-        if version != self._version or self._lsn != lsn or (len(found) and found.min() < 0):
+        if version != self._version or (len(found) and found.min() < 0):
             return None
         ids: list[int] = found.tolist()
         return ids
