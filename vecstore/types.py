@@ -79,13 +79,13 @@ class HNSW:
     (Subramanya et al. 2019): a search visits some of the rows instead of all of them.
     """
 
-    m: int = 32
+    m: int = 24
     """Links of a row in the paper's sense: on the base layer it has room for 2 * m. A multiple of 8 from 8 to 128."""
     ef_construction: int = 128
     """Candidates among which a new row finds its links, 16 to 2000."""
     ef: int = 64
     """Candidates that a search keeps unless it says otherwise, 10 to 10,000."""
-    alpha: float = 1.2
+    alpha: float = 1.05
     """How much longer than the way round a link may be and stay, 1.0 to 2.0: larger keeps more long links."""
     seed: int = 1
     """Of all that is drawn at random, 0 to 2^31 - 1."""
