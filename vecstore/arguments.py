@@ -45,6 +45,7 @@ MAX_SEED: Final = 2**31 - 1
 MAX_SECONDS: Final = 1_000_000
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
+_LEAST_SQUARE, _MOST_SQUARE = 1e-30, 1e30  # of a norm that needs no second look
 
 _STR: Final = {str}
 _LEAVES: Final = {type(None), bool, int, float, str, bytes}
@@ -187,6 +188,10 @@ def _odd_norm(vector: npt.NDArray[np.float32], row: int, metric: Metric, name: s
 
 def query_rows(query: Any, dim: int, metric: Metric) -> tuple[npt.NDArray[np.float32], bool]:
     """Check one query `(dim,)` or many `(n, dim)`; return them as a matrix, and whether it was one."""
+    if type(query) is np.ndarray and query.dtype == np.float32 and query.shape == (dim,) and query.flags.c_contiguous:
+        square = float(query.dot(query))
+        if _LEAST_SQUARE < square < _MOST_SQUARE:  # the ordinary case: what is odd is told below
+            return query[None], True
     matrix = as_floats(query, "query")
     single = matrix.ndim == 1
     if matrix.ndim not in (1, 2):
@@ -310,6 +315,8 @@ def quantization_kind(value: Any, index: IndexConfig, dim: int) -> Quantization 
 
 def whole_number(value: Any, name: str, low: int, high: int) -> int:
     """Check an int argument against its range."""
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(f"{name}: expected a whole number from {low} to {high}, got {_show(value)}")
     if not low <= value <= high:

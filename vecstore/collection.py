@@ -8,6 +8,7 @@ import contextlib
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from vecstore.index.hnsw import FIT_FROM, NO_FIGURES, Change, HnswIndex
 from vecstore.storage import keys
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
+from vecstore.storage.snapshot import Table
 from vecstore.storage.store import Store, View
 from vecstore.storage.transaction import Transaction
 from vecstore.types import (
@@ -42,7 +44,6 @@ from vecstore.types import (
     Finding,
     Hit,
     Id,
-    Metric,
     Page,
     Record,
     Stats,
@@ -69,6 +70,7 @@ class Collection(CollectionVerbs):
             self._codes = CodeScan(info.quantization)
         self._indexer = Indexer(info.name, self._index_step)
         self._bound = MAX_TAIL
+        self._kept: tuple[Table, flat.Rows] | None = None
         self._closed = False
         self._closing = threading.Lock()
 
@@ -138,7 +140,7 @@ class Collection(CollectionVerbs):
         if error is not None:
             raise StateError(
                 f'collection "{self.name}": indexing in the background failed ({type(error).__name__}: {error}). '
-                "This call wrote nothing, and nothing is lost: searches scan what is not linked. The next write tries again"
+                "This call wrote nothing, and nothing is lost: searches scan what is not linked. Try again"
             ) from error
         result = self._store.write(work)
         self._wait_for_room()
@@ -174,10 +176,21 @@ class Collection(CollectionVerbs):
                 slots = _matching(view, query.filter)
                 allowed, matches = _bits(slots, len(allowed)), len(slots)
             found = self._scan(view, allowed, matches, query)
+            return self._hits(view, found, query)
+
+    def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
+        if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
+        index, lsn = self._index, view.state.lsn
+        all_slots = found[0][0] if len(found) == 1 else np.concatenate([slots for slots, _ in found])
+        ids = index.ids(all_slots, lsn)
+        if ids is None:
+            return [_hits(view, slots, scores, query) for slots, scores in found]
+        some = iter(ids)
+        return [list(map(Hit, islice(some, len(scores)), scores.tolist())) for _, scores in found]
 
     def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
-        rows = _rows_of(view, self.metric)
+        rows = self._rows_of(view)
         if self._index is not None and not query.exact:
             if view.state.lsn > self._index.lsn:
                 self._follow(self._index, view)
@@ -212,7 +225,16 @@ class Collection(CollectionVerbs):
             view.verify(np.unique(added >> view.layout.shift))
             return Change(added, removed)
 
-        index.follow(_rows_of(view, self.metric), view.state.lsn, live, since)
+        def ids_of(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            ids = np.full(len(slots), -1, np.int64)
+            for first in range(0, len(slots), 1000):
+                some, _ = view.rows_of(slots[first : first + 1000].tolist())
+                ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
+                if type(some[0]) is not int:
+                    break  # most likely no ids are: they are looked up
+            return ids
+
+        index.follow(self._rows_of(view), view.state.lsn, live, since, ids_of)
 
     def _index_step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
@@ -223,7 +245,7 @@ class Collection(CollectionVerbs):
                 if view.state.lsn > index.lsn and view.state.count >= FIT_FROM:
                     self._follow(index, view)
                 if index.needs_refit(view.state.count):
-                    index.refit(_rows_of(view, self.metric), view.state.lsn, view.table.live_slots())
+                    index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
         except (ClosedError, CollectionNotFoundError):
             return False
         if index.link():
@@ -254,7 +276,7 @@ class Collection(CollectionVerbs):
                 self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
                 return
             view.verify()
-            rows, live = _rows_of(view, self.metric), view.table.live_slots()
+            rows, live = self._rows_of(view), view.table.live_slots()
             self._index.rebuild(rows, view.state.lsn, live, seed, going_on=lambda: not self._closed)
         self._refuse_closed()
         self._indexer.wake()
@@ -315,6 +337,14 @@ class Collection(CollectionVerbs):
         with self._view() as view:
             return check_store(view)
 
+    def _rows_of(self, view: View) -> flat.Rows:
+        """Where the rows of a view are; made once for each commit."""
+        kept = self._kept
+        if kept is None or kept[0] is not view.table:
+            rows = flat.Rows(view.table.rows, view.layout.shift, self.dim, view.state.slots, self.metric)
+            kept = self._kept = (view.table, rows)
+        return kept[1]
+
     # -- life ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -345,10 +375,6 @@ class Collection(CollectionVerbs):
                 self._store.release()
 
 
-def _rows_of(view: View, metric: Metric) -> flat.Rows:
-    return flat.Rows(view.table.rows, view.layout.shift, view.layout.dim, view.state.slots, metric)
-
-
 def _records(
     view: View, ids: list[Id], slots: npt.NDArray[np.int64], with_payload: bool, with_vectors: bool
 ) -> list[Record]:
@@ -358,11 +384,12 @@ def _records(
 
 
 def _hits(view: View, slots: npt.NDArray[np.int32], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
-    rows = [view.row(slot) for slot in slots.tolist()]
-    ids = [keys.key_id(key) for key, _ in rows]
-    payloads = [unpack_payload(packed) if query.with_payload else None for _, packed in rows]
+    ids, packed = view.rows_of(slots.tolist())
+    if not query.with_payload and not query.with_vectors:
+        return list(map(Hit, ids, scores.tolist()))
+    payloads = map(unpack_payload, packed) if query.with_payload else [None] * len(ids)
     vectors: Any = view.vectors(slots) if query.with_vectors else [None] * len(ids)
-    return [Hit(*parts) for parts in zip(ids, scores.tolist(), payloads, vectors, strict=True)]
+    return list(map(Hit, ids, scores.tolist(), payloads, vectors))
 
 
 def _matching(reader: Reader, filter: Filter) -> npt.NDArray[np.int64]:

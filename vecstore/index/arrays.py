@@ -67,6 +67,8 @@ class Arrays:
     """The graph as kernels take it."""
     scan: npt.NDArray[np.int64]
     """The same as one tail without links."""
+    query_options: tuple[Any, ...]
+    """Centres, signs, unit and step of the coder."""
 
     @classmethod
     def of(cls, **parts: Any) -> Arrays:
@@ -98,7 +100,9 @@ class Arrays:
             fields[place] = value
         scan = fields.copy()
         scan[names.PILOT_COUNT] = scan[names.TAIL_FIRST] = 0
-        return cls(**parts, fields=fields, scan=scan)
+        coder = parts["coder"]
+        options = (coder.centres, coder.signs, coder.unit, coder.step)
+        return cls(**parts, fields=fields, scan=scan, query_options=options)
 
     @property
     def width(self) -> int:
@@ -110,11 +114,14 @@ class SearchRoom:
     """What a thread needs for searches: room for one query at a time."""
 
     def __init__(self, coder: Coder, width: int, ef: int) -> None:
-        self.codes = np.zeros((1, max(1, coder.query_bytes)), np.uint8)
-        self.factors = np.zeros((1, coder.factors_count), np.float32)
-        self.tails = np.zeros((1, 3))
-        self.scratch = np.zeros((2, coder.dims), np.float32)
-        self.levels = np.zeros(coder.dims, np.uint8)
+        self.coder = coder
+        self.query = (
+            np.zeros((1, coder.query_bytes), np.uint8),
+            np.zeros((1, coder.factors_count), np.float32),
+            np.zeros((1, 3)),
+            np.zeros((2, coder.dims), np.float32),
+            np.zeros(coder.dims, np.uint8),
+        )
         self.candidates = np.empty(2 * width, np.int32)
         self.ef = ef
         self.beam = np.empty(2 * ef + width + 1, np.int64)

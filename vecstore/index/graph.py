@@ -13,6 +13,7 @@ links; whoever takes both takes `_linking` first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections import deque
 from typing import Any, Final
@@ -56,7 +57,8 @@ MAX_GROUPS: Final = 64
 PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
 # A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
 # Search, 2025), at least the tenth: a single best one says little. Wider for more candidates, which are asked for to
-# find more.
+# find more: 6 % at 64, 9 % at 256. At recall@10 0.99 on text embeddings a sixth fewer rows are scored, at 0.997 a
+# quarter.
 STOP_AT: Final = 10
 
 ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
@@ -68,9 +70,10 @@ ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
 }
 
 
+@functools.cache
 def stretch_of(ef: int) -> np.float32:
     """How much farther squared a candidate may be than the k-th best."""
-    gamma = 0.04 + 0.01 * np.log2(max(ef, 16))
+    gamma = 0.012 * np.log2(max(ef, 16)) - 0.01
     return np.float32((1 + gamma) ** 2)
 
 
@@ -81,7 +84,8 @@ class Graph:
         self.config = config
         self.metric: Metric = metric
         self.fitted_on = fitted_on
-        self._search, self._link, self._link_back, self._sweep = ENTRIES[coder.kind]
+        search, self._link, self._link_back, self._sweep = ENTRIES[coder.kind]
+        self._search = search.compiled()
         self._changing = threading.RLock()
         self._linking = threading.Lock()
         self._rooms: deque[SearchRoom] = deque(maxlen=64)
@@ -359,29 +363,22 @@ class Graph:
     ) -> tuple[Ints, Floats, Slots]:
         """Slots and exact scores `(n, k)` of the best rows, and their number and that of the codes scored, `(n, 2)`.
 
-        Only slots whose bit in `allowed` is set are found. With `scan` all codes are scored instead of a walk.
+        Only slots whose bit in `allowed` is set are found. `depth`, at least k, are rescored. With `scan` all codes are
+        scored instead of a walk.
         """
         arrays = self.arrays
-        coder, n = arrays.coder, len(queries)
+        n, ef = len(queries), max(ef, depth)
         slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         counts = np.empty((n, 2), np.int64)
-        depth = max(depth, k)
-        ef = max(ef, depth)
-        stretch = stretch_of(ef)
+        fields, options = arrays.scan if scan else arrays.fields, arrays.query_options
+        metric, stop_at, stretch = METRICS[rows.metric], min(max(k, STOP_AT), ef), stretch_of(ef)
 
         def work(first: int, last: int) -> None:
-            try:
-                room = self._rooms.pop()
-            except IndexError:
-                room = SearchRoom(coder, arrays.width, ef)
-            if room.ef < ef or room.scratch.shape[1] != coder.dims:
-                room = SearchRoom(coder, arrays.width, ef)
-            best = np.empty(k, np.int64)
+            room = self._room(arrays, ef)
             self._search(
-                arrays.scan if scan else arrays.fields, allowed, queries[first:last], coder.centres, coder.signs,
-                coder.unit, coder.step, room.codes, room.factors, room.tails, room.scratch, room.levels, room.beam,
-                room.visited, room.candidates, rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], k, ef, depth,
-                min(max(k, STOP_AT), ef), stretch, best, slots[first:last], scores[first:last], counts[first:last],
+                fields, allowed, queries[first:last], *options, *room.query, room.beam, room.visited, room.candidates,
+                rows.blocks, rows.shift, rows.dim, metric, k, ef, depth, stop_at, stretch, np.empty(k, np.int64),
+                slots[first:last], scores[first:last], counts[first:last],
             )  # fmt: skip
             self._rooms.append(room)
 
@@ -390,6 +387,15 @@ class Graph:
         else:
             over_ranges(n, 1, threads, work)
         return slots, scores, counts
+
+    def _room(self, arrays: Arrays, ef: int) -> SearchRoom:
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            return SearchRoom(arrays.coder, arrays.width, ef)
+        if room.ef < ef or room.coder is not arrays.coder:
+            return SearchRoom(arrays.coder, arrays.width, ef)
+        return room
 
     # -- figures ---------------------------------------------------------------------------------------------
 
@@ -486,7 +492,7 @@ def _pilots(nodes: Ints, codes: npt.NDArray[np.uint8], terms: Floats, pairs: Flo
 
 def _with(arrays: Arrays, **changes: Any) -> Arrays:
     parts = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
-    del parts["fields"], parts["scan"]
+    del parts["fields"], parts["scan"], parts["query_options"]
     return Arrays.of(**{**parts, **changes})
 
 

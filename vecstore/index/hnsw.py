@@ -64,6 +64,9 @@ class HnswIndex:
         self.graph: Graph | None = None
         self._lsn = -1
         self._following = threading.Lock()
+        # Int ids by slot, -1 for others; odd while they change.
+        self._ids = np.zeros(0, np.int64)
+        self._version, self._ids_lsn = 0, -1
 
     # -- following the writes --------------------------------------------------------------------------------
 
@@ -78,12 +81,13 @@ class HnswIndex:
         lsn: int,
         live: Callable[[], Slots],
         since: Callable[[int], Change | None],
+        ids_of: Callable[[Slots], Slots] | None = None,
         threads: int | None = None,
     ) -> None:
         """Bring the index up to the write `lsn`.
 
         `live()` are the slots of all rows, `since(lsn)` what has changed after an lsn, or None where that is no longer
-        known.
+        known. `ids_of(slots)` gives int ids, -1 for others, for `ids` to remember.
         """
         if lsn <= self._lsn:
             return
@@ -93,12 +97,37 @@ class HnswIndex:
             threads = threads or cpus()
             change = None if self.graph is None else since(self._lsn)
             if self.graph is None or change is None:
-                self.graph = self._new_graph(rows, live(), threads, self.config)
+                added = live()
+                self.graph = self._new_graph(rows, added, threads, self.config)
             else:
+                added = change.added
                 self.graph.remove(change.removed)
-                self.graph.remove(change.added)
-                self.graph.add(rows, change.added, threads)
+                self.graph.remove(added)
+                self.graph.add(rows, added, threads)
+            if ids_of is not None and self.graph is not None:
+                self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
+
+    def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
+        self._version += 1
+        if size > len(self._ids):
+            grown = np.full(size + size // 4, -1, np.int64)
+            grown[: len(self._ids)] = self._ids
+            self._ids = grown
+        self._ids[slots] = ids
+        self._ids_lsn = lsn
+        self._version += 1
+
+    def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
+        """The ids of some slots at `lsn`; None where the index knows another moment, or one of them is no int."""
+        version = self._version
+        if version & 1 or self._ids_lsn != lsn:
+            return None
+        found = self._ids[slots]
+        if version != self._version or (len(found) and found.min() < 0):
+            return None
+        ids: list[int] = found.tolist()
+        return ids
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
         if len(slots) < FIT_FROM:
@@ -246,12 +275,11 @@ class HnswIndex:
             threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
         ef_now = depth if scan else wide
         slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, scan=scan, threads=threads)
-        if not scan:
-            # A walk may end among rows that do not match: those queries scan.
+        # A walk may end among rows that do not match: those queries scan.
+        if not scan and (counts[0, 0] if len(queries) == 1 else counts[:, 0].min(initial=k)) < k:
             short = np.flatnonzero(counts[:, 0] < k)
-            if len(short):
-                again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
-                slots[short], scores[short], counts[short] = again
+            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
+            slots[short], scores[short], counts[short] = again
         return slots, scores, counts
 
     def figures(self) -> dict[str, Any]:
