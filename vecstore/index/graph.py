@@ -446,6 +446,8 @@ class Graph:
             )
         ):
             raise ValueError("links lead out of the graph")
+        if len(pilots) and pilots.min() < 0:
+            raise ValueError("pilots are no nodes")
         room = aligned(links.shape, np.int32)
         room[...] = links
         self._dead = (nodes < 0).astype(np.uint8)

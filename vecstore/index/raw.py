@@ -64,6 +64,9 @@ class Index:
         self._ids = np.zeros(0, np.int64)
         self._live = np.zeros(0, np.uint8)
         self._free: list[int] = []
+        # How often slots were used again, and for each slot when: a search that was going on may have met two rows.
+        self._reuses = 0
+        self._stamps = np.zeros(0, np.int64)
         self._count = 0
         # Slots by id, from the first id on that is not its row's number.
         self._slot_of: dict[int, int] | None = None
@@ -137,6 +140,8 @@ class Index:
     def _numbers(self, ids: Any, n: int) -> Ids:
         if ids is None:
             first = 0 if not self._count else int(self._ids[self._live_slots()].max()) + 1
+            if first + n - 1 > arguments.MAX_INT_ID:
+                raise InvalidArgumentError("ids: the highest is too near to 2^63 - 1 to number on; give ids")
             return np.arange(first, first + n, dtype=np.int64)
         numbers = _int_ids(ids)
         if len(numbers) != n:
@@ -171,6 +176,9 @@ class Index:
         more = n - len(reused)
         self._slots = first + more
         self._make_room()
+        if reused:
+            self._stamps[reused] = self._reuses + 1
+            self._reuses += 1
         return np.concatenate([np.array(reused, np.int64), np.arange(first, first + more, dtype=np.int64)])
 
     def _make_room(self) -> None:
@@ -183,7 +191,10 @@ class Index:
         self._slabs.append(slab)
         self._blocks = np.concatenate([self._blocks, slab.ctypes.data + np.arange(size) * slab.strides[0]])
         total = len(self._blocks) * block
-        self._ids, self._live = _grown(self._ids, total), _grown(self._live, total // 8)
+        ids = _grown(self._ids, total + 1)
+        ids[-1] = NONE  # of slot -1, where a search finds fewer than it asked for
+        self._stamps = _grown(self._stamps, total)
+        self._ids, self._live = ids, _grown(self._live, total // 8)
 
     def _store(self, slots: Ids, matrix: Floats, norms: Floats) -> None:
         block, first = 1 << SHIFT, 0
@@ -239,29 +250,38 @@ class Index:
             ef = arguments.whole_number(ef, "ef", 1, arguments.MAX_K)
         if threads != 1:
             threads = arguments.whole_number(threads, "threads", 1, 1024)
+        reuses = self._reuses
+        slots, ids, scores = self._best(matrix, k, ef, filter, threads)
+        if self._reuses != reuses and (self._stamps[slots[slots >= 0]] > reuses).any():
+            with self._writing:
+                slots, ids, scores = self._best(matrix, k, ef, filter, threads)
+        return (ids[0], scores[0]) if single else (ids, scores)
+
+    def _best(self, matrix: Floats, k: int, ef: int | None, filter: Any, threads: int) -> tuple[Any, Ids, Floats]:
+        """Slots, ids and scores `(n, k)`, with -1 and -inf where there are fewer."""
         allowed, matches = self._live, self._count
         if filter is not None:
             allowed, matches = self._allowed(filter)
         if filter is None and matches >= k and self._index.graph is not None:
             slots, scores = self._index.arrays_of_best(self._rows(), allowed, matches, matrix, k, ef, threads)
-            ids = self._ids[slots]
         else:
             found = self._index.search(self._rows(), allowed, matches, matrix, k, ef=ef, threads=threads)
-            ids, scores = np.full((len(matrix), k), NONE, np.int64), np.full((len(matrix), k), -np.inf, np.float32)
+            slots, scores = np.full((len(matrix), k), NONE, np.int32), np.full((len(matrix), k), -np.inf, np.float32)
             for i, (some, best) in enumerate(found):
-                ids[i, : len(some)], scores[i, : len(best)] = self._ids[some], best
-        return (ids[0], scores[0]) if single else (ids, scores)
+                slots[i, : len(some)], scores[i, : len(best)] = some, best
+        return slots, self._ids[slots] if self._slots else slots.astype(np.int64), scores
 
     def _allowed(self, filter: Any) -> tuple[npt.NDArray[np.uint8], int]:
+        live = self._live  # a writer may put a longer one in its place
         if callable(filter):
-            slots = self._live_slots()
+            slots = np.flatnonzero(np.unpackbits(live, bitorder="little"))
             slots = slots[[bool(filter(one)) for one in self._ids[slots].tolist()]]
         else:
             slots = self._found(np.unique(_int_ids(filter)))
-            slots = slots[slots >= 0]
-        bits = np.zeros(len(self._live) * 8, np.uint8)
+            slots = slots[(slots >= 0) & (slots < len(live) * 8)]
+        bits = np.zeros(len(live) * 8, np.uint8)
         bits[slots] = 1
-        packed = np.packbits(bits, bitorder="little") & self._live
+        packed = np.packbits(bits, bitorder="little") & live
         return packed, int(np.bitwise_count(packed).sum(dtype=np.int64))
 
     @verb
@@ -325,16 +345,22 @@ class Index:
         """The index that `save` wrote. FileNotFoundError, NotADatabaseError (another file), CorruptionError."""
         where = str(path)
         try:
-            with np.load(Path(path), allow_pickle=False) as file:
-                parts = {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            if Path(path).is_file() and Path(path).read_bytes()[:2] == b"PK":
-                raise CorruptionError(f"{where}: the file is damaged ({error})", path=where) from None
-            raise NotADatabaseError(f"{where} is no saved index ({error})", path=where) from None
-        if int(parts.get("format", np.array(0))) > FORMAT:
-            found = int(parts["format"])
+            with Path(path).open("rb") as opened:
+                zipped = opened.read(2) == b"PK"
+                opened.seek(0)
+                try:
+                    file = np.load(opened, allow_pickle=False)
+                    parts = {name: file[name] for name in file.files} if zipped else {}
+                except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+                    if zipped:
+                        raise CorruptionError(f"{where}: the file is damaged ({error})", path=where) from None
+        except IsADirectoryError:
+            zipped = False
+        if not zipped or "format" not in parts:
+            raise NotADatabaseError(f"{where} is no saved index", path=where)
+        if parts["format"].dtype.kind != "i" or parts["format"].shape:
+            raise CorruptionError(f"{where}: the file is damaged", path=where)
+        if (found := int(parts["format"])) > FORMAT:
             raise FormatVersionError(
                 f"{where} has format {found}, and this version of vecstore reads up to {FORMAT}; upgrade vecstore",
                 path=where,
@@ -351,10 +377,16 @@ class Index:
         m, ef_construction, ef, seed = (int(x) for x in parts["config"])
         metric, kind = (str(x) for x in parts["kind"])
         quantization = next((cls_() for cls_, name in KIND_NAMES.items() if name == kind), None)
+        if quantization is None and kind != "float32":
+            raise ValueError(f"{kind!r} are no codes")
         config = HNSW(m=m, ef_construction=ef_construction, ef=ef, alpha=float(parts["alpha"]), seed=seed)
         made = cls(int(parts["dim"]), metric, index=config, quantization=quantization)  # type: ignore[arg-type]
         rows, live = np.ascontiguousarray(parts["rows"], np.float32), parts["live"].astype(np.int64)
-        if rows.shape[1:] != (made.dim,) or len(parts["ids"]) != len(rows) or (len(live) and live.max() >= len(rows)):
+        if (
+            rows.shape[1:] != (made.dim,)
+            or len(parts["ids"]) != len(rows)
+            or (len(live) and not 0 <= live.min() <= live.max() < len(rows))
+        ):
             raise ValueError("rows and ids do not fit together")
         made._slots = len(rows)
         made._make_room()
@@ -377,7 +409,10 @@ class Index:
 
 def _int_ids(ids: Any) -> Ids:
     """Ids as `(n,) int64`: ints from 0 to 2^63 - 1."""
-    numbers = np.atleast_1d(np.asarray(ids))
+    try:
+        numbers = np.atleast_1d(np.asarray(ids))
+    except ValueError as error:
+        raise InvalidArgumentError(f"ids: expected ints from 0 to 2^63 - 1 ({error})") from None
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
         raise InvalidArgumentError(f"ids: expected ints from 0 to 2^63 - 1, got an array of {numbers.dtype}")
     if numbers.size and (int(numbers.min()) < 0 or int(numbers.max()) > arguments.MAX_INT_ID):
