@@ -179,3 +179,24 @@ def test_rows_unlike_all_before_them_are_found_at_once(metric, seed):
     index.add(others)
     found, _ = index.search(others, 1)
     assert (found[:, 0] == np.arange(10_000, 11_000)).mean() >= 0.995
+
+
+@pytest.mark.usefixtures("walk_only")
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_new_codes_do_not_lead_walks_to_rows_that_are_gone(monkeypatch, metric):
+    monkeypatch.setattr(hnsw, "LINK_FROM", 2000)
+    rows, _ = embeddings(11_000, 2)
+    stored = dict(enumerate(rows))
+    index = vecstore.Index(DIM, metric, quantization=vecstore.Int8())
+    index.add(rows[:1000])  # the codes are fitted on these, and anew on ten times as many
+    index.add(rows[1000:9900])
+    gone = np.random.default_rng(3).choice(9900, 900, replace=False)
+    index.remove(gone)
+    assert index.stats()["tombstones"] == 900
+    fitted = index._index.graph.arrays.coder
+    index.add(rows[9900:], np.arange(9900, 11_000))
+    assert index._index.graph.arrays.coder != fitted
+    for one in gone.tolist():
+        del stored[one]
+    queries = embeddings(100, 3)[0]
+    assert recall(index, queries, stored) >= FLOORS["int8"]
