@@ -157,6 +157,8 @@ class HnswIndex:
         with self._following:
             if self.graph is None or lsn != self._lsn:
                 return False
+            # First, the dead go: their rows are gone, so that they would be left with codes that mean nothing.
+            self.graph.settle(cpus())
             self.graph.recode(self._fitted(rows, live), rows, len(live))
             return True
 
