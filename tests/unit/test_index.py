@@ -146,8 +146,8 @@ def test_filters_give_as_many_as_match(linked, matches, k):
     some = np.random.default_rng(matches).choice(list(stored), matches, replace=False).tolist()
     queries = clustered(8, 7)
     vectors = np.array([stored[one] for one in some], np.float64).reshape(-1, DIM)
-    for filter in (some, [*some, 1, 10**12], lambda one: one in set(some)):
-        ids, scores = index.search(queries, k, filter=filter)
+    for asked in (some, [*some, 1, 10**12], lambda one: one in set(some)):
+        ids, scores = index.search(queries, k, filter=asked)
         n = min(k, matches)
         assert (ids[:, n:] == -1).all()
         assert (scores[:, n:] == -np.inf).all()
@@ -460,7 +460,7 @@ def test_searches_while_another_thread_writes(monkeypatch):
                         failures.append(f"{found} holds a removed or an unknown id")
                     if np.abs(rows[found] @ rows[one] - best).max() > 1e-4:
                         failures.append(f"{found} have scores of other rows")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             failures.append(repr(error))
 
     threads = [threading.Thread(target=search, args=(seed,)) for seed in range(4)]
