@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import vecstore
+from vecstore import collection
+from vecstore.index import graph, hnsw
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +29,18 @@ def rows():
         return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def small_graphs(monkeypatch):
+    """Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time."""
+    for module, name, value in (
+        (hnsw, "FIT_FROM", 100),
+        (collection, "FIT_FROM", 100),
+        (hnsw, "LINK_FROM", 300),
+        (graph, "MIN_BATCH", 32),
+    ):
+        monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import contextlib
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -198,7 +199,7 @@ class Collection(CollectionVerbs):
             if self._index.graph is not None:
                 return self._index.search(
                     rows, allowed, matches, query.queries, query.k, ef=query.ef, threshold=query.score_threshold,
-                    oversampling=query.oversampling,
+                    oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
         if self._codes is None or query.exact:
@@ -210,31 +211,9 @@ class Collection(CollectionVerbs):
     # -- indexing --------------------------------------------------------------------------------------------
 
     def _follow(self, index: HnswIndex, view: View) -> None:
-        """Bring the index up to a view. Rows are held against their checksums before they are coded."""
-
-        def live() -> npt.NDArray[np.int64]:
-            view.verify()
-            return view.table.live_slots()
-
-        def since(lsn: int) -> Change | None:
-            change = view.changed_since(lsn)
-            if change is None:
-                return None
-            added, removed = change
-            added = added[view.table.alive_all(added)]
-            view.verify(np.unique(added >> view.layout.shift))
-            return Change(added, removed)
-
-        def ids_of(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-            ids = np.full(len(slots), -1, np.int64)
-            for first in range(0, len(slots), 1000):
-                some, _ = view.rows_of(slots[first : first + 1000].tolist())
-                ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
-                if type(some[0]) is not int:
-                    break  # most likely no ids are: they are looked up
-            return ids
-
-        index.follow(self._rows_of(view), view.state.lsn, live, since, ids_of)
+        """Bring the index up to a view."""
+        live, since = _changes(view)
+        index.follow(self._rows_of(view), view.state.lsn, live, since, partial(_int_ids, view))
 
     def _index_step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
@@ -271,14 +250,22 @@ class Collection(CollectionVerbs):
         raise DeadlineExceededError(f'collection "{self.name}": not all rows are linked after {timeout:g} s')
 
     def _rebuild(self, seed: int | None) -> None:
+        index = self._index
         with self._view() as view:
-            if self._index is None:
+            if index is None:
                 self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
                 return
-            view.verify()
-            rows, live = self._rows_of(view), view.table.live_slots()
-            self._index.rebuild(rows, view.state.lsn, live, seed, going_on=lambda: not self._closed)
-        self._refuse_closed()
+            lsn, (live, _) = view.state.lsn, _changes(view)
+            config, graph = index.begun(self._rows_of(view), live(), seed)
+        # It takes long, and needs no rows: outside of a view, for which a write that has to grow the map would wait.
+        index.link_all(graph, going_on=lambda: not self._closed)
+        replaced = False
+        while not replaced:
+            with self._view() as view:
+                rows = self._rows_of(view)
+                replaced = index.replace(config, graph, lsn, rows, view.state.lsn, *_changes(view))
+                slots = view.table.live_slots()
+                index.remember(slots, _int_ids(view, slots), rows.slots, view.state.lsn)
         self._indexer.wake()
 
     def _scroll(
@@ -373,6 +360,37 @@ class Collection(CollectionVerbs):
                 self._closed = True
                 self._indexer.stop()
                 self._store.release()
+
+
+def _int_ids(view: View, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The ids of some slots where they are ints, -1 for others."""
+    ids = np.full(len(slots), -1, np.int64)
+    for first in range(0, len(slots), 1000):
+        some, _ = view.rows_of(slots[first : first + 1000].tolist())
+        ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
+        if type(some[0]) is not int:
+            break  # most likely none are: they are looked up
+    return ids
+
+
+def _changes(view: View) -> tuple[Callable[[], npt.NDArray[np.int64]], Callable[[int], Change | None]]:
+    """How an index learns of the rows of a view: all of them, and what has changed since an lsn. Rows are held against
+    their checksums before they are coded."""
+
+    def live() -> npt.NDArray[np.int64]:
+        view.verify()
+        return view.table.live_slots()
+
+    def since(lsn: int) -> Change | None:
+        change = view.changed_since(lsn)
+        if change is None:
+            return None
+        added, removed = change
+        added = added[view.table.alive_all(added)]
+        view.verify(np.unique(added >> view.layout.shift))
+        return Change(added, removed)
+
+    return live, since
 
 
 def _records(

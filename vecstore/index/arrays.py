@@ -84,7 +84,7 @@ class Arrays:
             names.PAIR_BYTES: 4 * pairs.shape[1],
             names.LINKS: links.ctypes.data,
             names.WIDTH: links.shape[1],
-            names.LIMIT: min(len(codes), len(links)),
+            names.LIMIT: parts["linked"],
             names.PILOTS: pilots.nodes.ctypes.data,
             names.PILOT_COUNT: len(pilots.nodes),
             names.PILOT_CODES: pilots.codes.ctypes.data,

@@ -81,6 +81,13 @@ def rescored(rows: Rows, queries: Floats, pools: npt.NDArray[np.int64], k: int, 
     ]
 
 
+def best_of(
+    rows: Rows, query: Floats, slots: npt.NDArray[np.int32], k: int, threshold: float | None
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """The k best of some slots by their exact scores."""
+    return _unpack(rescore(rows, query, slots, min(k, max(1, len(slots))), _bound(threshold)), threshold)
+
+
 def _bound(threshold: float | None) -> np.float32:
     """The float32 just below a threshold: what the kernels let pass; the rest is compared in float64."""
     with np.errstate(over="ignore"):

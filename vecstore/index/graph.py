@@ -46,8 +46,8 @@ BATCH_SHARE, MIN_BATCH, MAX_BATCH = 0.02, 512, 4096
 # Links that are kept of a list that is pruned: the rest is room for nodes that come later.
 KEPT_SHARE: Final = 0.8
 CHUNK: Final = 2048
-PILOTS_PER_ROOT: Final = 2.0
-MIN_PILOTS, MAX_PILOTS = 16, 8192
+PILOTS_PER_ROOT: Final = 0.6
+MIN_PILOTS, MAX_PILOTS = 64, 4096
 # Of so many nodes that are linked together one becomes a pilot at once: they may be far from all others, and linked to
 # nobody but each other.
 NODES_PER_PILOT: Final = 64

@@ -40,6 +40,9 @@ OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
 ROW, CODE, PASSED, CANDIDATE = 120.0, 12.0, 1.5, 1400.0
 MAX_EF: Final = 10_000
 
+# Writes whose removals are remembered, for searches that began before them.
+REMEMBERED: Final = 64
+
 NO_FIGURES: Final[dict[str, Any]] = {
     "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "code_bytes": 0, "link_bytes": 0,
     "index_bytes": 0,
@@ -64,9 +67,11 @@ class HnswIndex:
         self.graph: Graph | None = None
         self._lsn = -1
         self._following = threading.Lock()
-        # Int ids by slot, -1 for others; odd while they change.
+        # Int ids by slot, -1 for others, as of the write _ids_lsn; the version is odd while they change.
         self._ids = np.zeros(0, np.int64)
         self._version, self._ids_lsn = 0, -1
+        # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
+        self._removals: tuple[int, tuple[tuple[int, Slots], ...]] = (-1, ())
 
     # -- following the writes --------------------------------------------------------------------------------
 
@@ -98,15 +103,28 @@ class HnswIndex:
             change = None if self.graph is None else since(self._lsn)
             if self.graph is None or change is None:
                 added = live()
-                self.graph = self._new_graph(rows, added, threads, self.config)
+                graph = self._new_graph(rows, added, threads, self.config)
+                self._removals = (lsn, ())
+                self.graph = graph
             else:
                 added = change.added
-                self.graph.remove(change.removed)
-                self.graph.remove(added)
-                self.graph.add(rows, added, threads)
+                if len(change.removed):
+                    since_lsn, known = self._removals
+                    if len(known) == REMEMBERED:
+                        since_lsn, known = known[0][0], known[1:]
+                    self._removals = (since_lsn, (*known, (lsn, change.removed)))
+                _apply(change, self.graph, rows, threads)
             if ids_of is not None and self.graph is not None:
+                if self._ids_lsn != self._lsn:  # the graph was replaced since
+                    added = live()
                 self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
+
+    def remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
+        """The int ids of all slots at `lsn`, -1 for others: for `ids`, after the graph was replaced."""
+        with self._following:
+            if lsn == self._lsn and self.graph is not None:
+                self._remember(slots, ids, size, lsn)
 
     def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
         self._version += 1
@@ -185,28 +203,55 @@ class HnswIndex:
         if graph is not None and graph.unsettled():
             graph.settle(threads or cpus())
 
-    def rebuild(
-        self,
-        rows: Rows,
-        lsn: int,
-        live: Slots,
-        seed: int | None,
-        *,
-        threads: int | None = None,
-        going_on: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """A new graph of the rows as they are at `lsn` takes the place of the old one once it is linked; what was
-        written since is followed afterwards."""
+    def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
+        """A new graph of the rows at `lsn` takes the place of the old one, where nobody writes meanwhile."""
+        config, graph = self.begun(rows, live, seed, threads=threads)
+        self.link_all(graph, threads=threads)
+        self.replace(config, graph, lsn, rows, lsn, lambda: live, lambda _: None)
+
+    def begun(
+        self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None
+    ) -> tuple[HNSW, Graph | None]:
+        """A new graph of some rows, not linked yet, for `link_all` and `replace`."""
         config = self.config if seed is None else HNSW(**{**_options(self.config), "seed": seed})
+        return config, self._new_graph(rows, live, threads or cpus(), config)
+
+    def link_all(
+        self, graph: Graph | None, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Link a new graph as long as it is `going_on`; it needs no rows."""
         threads = threads or cpus()
-        graph = self._new_graph(rows, live, threads, config)
         if graph is not None and graph.arrays.count >= LINK_FROM:
             while going_on() and graph.link(threads):
                 pass
-            graph.settle(threads)
+            if going_on():
+                graph.settle(threads)
+
+    def replace(
+        self,
+        config: HNSW,
+        graph: Graph | None,
+        built_at: int,
+        rows: Rows,
+        lsn: int,
+        live: Callable[[], Slots],
+        since: Callable[[int], Change | None],
+    ) -> bool:
+        """Put a graph of the rows at `built_at`, brought up to `lsn`, in the place of the old one; False if the index
+        has moved on from there. The rest is as for `follow`."""
         with self._following:
+            if lsn < self._lsn:
+                return False
+            if lsn > built_at:
+                change = None if graph is None else since(built_at)
+                if graph is None or change is None:
+                    graph = self._new_graph(rows, live(), cpus(), config)
+                else:
+                    _apply(change, graph, rows, cpus())
             self.config = config
+            self._removals = (lsn, ())
             self.graph, self._lsn = graph, lsn
+            return True
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -222,10 +267,12 @@ class HnswIndex:
         threshold: float | None = None,
         oversampling: float | None = None,
         threads: int | None = None,
+        lsn: int | None = None,
     ) -> Found:
         """The k best rows for each of `(n, dim)` queries among the `matches` slots whose bit in `allowed` is set.
 
-        Fewer than k only where fewer match or, with a `threshold`, reach it.
+        Fewer than k only where fewer match or, with a `threshold`, reach it. `lsn` is the write that the caller sees,
+        if others may bring the index further up meanwhile.
         """
         graph = self.graph
         if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef, 1.0) and matches <= FIT_FROM):
@@ -233,7 +280,40 @@ class HnswIndex:
         k = min(k, max(1, matches))
         depth = math.ceil(k * (oversampling or OVERSAMPLING[self.kind]))
         slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
-        return [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
+        found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
+        if lsn is None or lsn >= self._removed_at:
+            return found
+        return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
+
+    @property
+    def _removed_at(self) -> int:
+        since, known = self._removals
+        return known[-1][0] if known else since
+
+    def _with_removed(
+        self,
+        found: Found,
+        lsn: int,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        queries: Floats,
+        k: int,
+        threshold: float | None,
+        threads: int | None,
+    ) -> Found:
+        """What was found, and the rows that are there at `lsn`, but that the graph has lost since: by exact scores."""
+        since, known = self._removals
+        if lsn < since:
+            return flat.search(rows, allowed, queries, k, threshold, threads)
+        lost = np.unique(np.concatenate([slots for at, slots in known if at > lsn]))
+        lost = lost[lost < rows.slots]
+        lost = lost[(allowed[lost >> 3] >> (lost & 7).astype(np.uint8)) & 1 != 0].astype(np.int32)
+        if not len(lost):
+            return found
+        return [
+            flat.best_of(rows, query, np.union1d(slots, lost), k, threshold)
+            for query, (slots, _) in zip(queries, found, strict=True)
+        ]
 
     def arrays_of_best(
         self,
@@ -289,6 +369,12 @@ class HnswIndex:
         if self.graph is not None:
             return self.graph.figures()
         return dict(NO_FIGURES)
+
+
+def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:
+    graph.remove(change.removed)
+    graph.remove(change.added)
+    graph.add(rows, change.added, threads)
 
 
 def _walk_cost(ef: int, share: float) -> float:

@@ -212,7 +212,7 @@ def gather(row, row_bytes, limit, visited, mask, out):
         node = np.int64(load_i32(row + i))
         if node < 0:
             break
-        if node >= limit:  # linked since the caller took its arrays, which are too small for it
+        if node >= limit:  # linked since the caller took its arrays, where it is of the tail
             continue
         place = visited + 4 * (node & mask)
         new = np.int64(load_i32(place)) != node
