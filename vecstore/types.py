@@ -25,14 +25,25 @@ Metric: TypeAlias = Literal["cosine", "dot", "l2"]
 Vector: TypeAlias = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer of a search; a higher `score` is nearer. `vector` is `(dim,) float32` or None."""
+class Hit(NamedTuple):
+    """One answer of a search; a higher `score` is nearer. `vector` is `(dim,) float32` or None, and not compared.
+
+    A tuple, since a search makes many of them: one is made in a quarter of the time of a frozen dataclass.
+    """
 
     id: Id
     score: float
     payload: Payload | None = None
-    vector: Vector | None = field(default=None, compare=False)
+    vector: Vector | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hit) and self[:3] == other[:3]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +79,13 @@ class HNSW:
     (Subramanya et al. 2019): a search visits some of the rows instead of all of them.
     """
 
-    m: int = 32
+    m: int = 24
     """Links of a row in the paper's sense: on the base layer it has room for 2 * m. A multiple of 8 from 8 to 128."""
     ef_construction: int = 128
     """Candidates among which a new row finds its links, 16 to 2000."""
     ef: int = 64
     """Candidates that a search keeps unless it says otherwise, 10 to 10,000."""
-    alpha: float = 1.2
+    alpha: float = 1.05
     """How much longer than the way round a link may be and stay, 1.0 to 2.0: larger keeps more long links."""
     seed: int = 1
     """Of all that is drawn at random, 0 to 2^31 - 1."""

@@ -6,7 +6,7 @@ import pytest
 
 import vecstore
 
-HNSW = {"kind": "hnsw", "m": 32, "ef_construction": 128, "ef": 64, "alpha": 1.2, "seed": 1}
+HNSW = {"kind": "hnsw", "m": 24, "ef_construction": 128, "ef": 64, "alpha": 1.05, "seed": 1}
 INDEXES = [
     (vecstore.HNSW(), HNSW),
     (

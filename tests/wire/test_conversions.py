@@ -167,7 +167,7 @@ def test_what_a_request_leaves_out_has_its_default() -> None:
 
 
 def test_the_numbers_on_the_wire_are_those_of_the_contract() -> None:
-    info = CollectionInfo("d", 3, "dot", HNSW(), Int8())
+    info = CollectionInfo("d", 3, "dot", HNSW(32, 128, 64, 1.2, 1), Int8())
     packed = b"\n\x01d\x10\x03\x18\x02 \x012\x12\x08 \x10\x80\x01\x18@!333333\xf3?(\x01"
     assert wire.write_info(info).SerializeToString(deterministic=True) == packed
     flat = CollectionInfo("d", 3, "cosine", Flat(), None)

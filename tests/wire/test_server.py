@@ -73,12 +73,12 @@ def test_a_client_written_by_hand_may_leave_out_how_to_index(server: Server) -> 
 
     with grpc.insecure_channel(server.address) as channel:
         stub = vecstore_pb2_grpc.VecstoreServiceStub(channel)
-        whole = pb.Hnsw(m=32, ef_construction=128, ef=64, alpha=1.2, seed=1)
+        whole = pb.Hnsw(m=24, ef_construction=128, ef=64, alpha=1.05, seed=1)
         for info in (made("a"), made("a", hnsw=pb.Hnsw()), made("a", hnsw=whole)):
             assert info.hnsw == whole and info.quantization == pb.QUANTIZATION_INT8
         assert stub.GetCollection(pb.GetCollectionRequest(collection="a")).info == info
         some = made("b", hnsw=pb.Hnsw(m=16, seed=0), quantization=pb.QUANTIZATION_NONE)
-        assert some.hnsw == pb.Hnsw(m=16, ef_construction=128, ef=64, alpha=1.2, seed=0)
+        assert some.hnsw == pb.Hnsw(m=16, ef_construction=128, ef=64, alpha=1.05, seed=0)
         assert some.quantization == pb.QUANTIZATION_NONE
         flat = made("c", flat=pb.Flat())
         assert flat.WhichOneof("index") == "flat" and flat.quantization == pb.QUANTIZATION_NONE

@@ -52,7 +52,8 @@ MIN_PILOTS, MAX_PILOTS = 16, 8192
 PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
 # A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
 # Search, 2025), at least the tenth: a single best one says little. Wider for more candidates, which are asked for to
-# find more.
+# find more: 6 % at 64, 9 % at 256. At recall@10 0.99 on text embeddings a sixth fewer rows are scored, at 0.997 a
+# quarter.
 STOP_AT: Final = 10
 
 ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
@@ -67,7 +68,7 @@ ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
 @functools.cache
 def stretch_of(ef: int) -> np.float32:
     """How much farther squared a candidate may be than the k-th best."""
-    gamma = 0.04 + 0.01 * np.log2(max(ef, 16))
+    gamma = 0.012 * np.log2(max(ef, 16)) - 0.01
     return np.float32((1 + gamma) ** 2)
 
 
@@ -86,7 +87,7 @@ class Graph:
         self._nodes = np.full(0, -1, np.int32)
         self._dead = np.zeros(0, np.uint8)
         self._ordered, self._checked = 0, 0
-        self._dead_linked = 0
+        self.dead_linked = 0
         columns = 3 if metric == "dot" else 2
         pilots = _pilots(np.zeros(0, np.int32), *_columns(coder, columns, 0))
         codes, terms, pairs = _columns(coder, columns, 0)
@@ -141,7 +142,7 @@ class Graph:
             self._nodes[slots] = -1
             self.arrays.slots[nodes] = -1
             self._dead[nodes] = 1
-            self._dead_linked += int(np.count_nonzero(nodes < self.arrays.linked))
+            self.dead_linked += int(np.count_nonzero(nodes < self.arrays.linked))
 
     def _with_room(self, more: int) -> Arrays:
         arrays = self.arrays
@@ -201,7 +202,7 @@ class Graph:
             if len(batch):
                 self._link_batch(arrays, batch, threads)
             with self._changing:
-                self._dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
+                self.dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
                 self.arrays = self._with_pilots(_with(self.arrays, linked=last))
                 return self.arrays.count - last
 
@@ -250,7 +251,7 @@ class Graph:
     def unsettled(self) -> bool:
         """Whether `settle` is worth its while: a tenth of the nodes is dead, or an eighth of them is new."""
         linked = self.arrays.linked
-        return self._dead_linked * 10 > linked or linked > self._checked + self._checked // 8
+        return self.dead_linked * 10 > linked or linked > self._checked + self._checked // 8
 
     def settle(self, threads: int) -> None:
         """Take dead nodes out, see to it that every node can be reached, and number nodes in the order of a walk."""
@@ -315,7 +316,7 @@ class Graph:
             links = aligned(old.links.shape, np.int32, -1)
             upkeep.renumber(old.links, order[:linked], numbers, links[:linked])
             self._dead = _grown(self._dead[order], len(old.codes), 0)
-            self._dead_linked = int(np.count_nonzero(self._dead[:linked]))
+            self.dead_linked = int(np.count_nonzero(self._dead[:linked]))
             alive = slots[:n] >= 0
             self._nodes[slots[:n][alive]] = np.flatnonzero(alive)
             pilots = numbers[old.pilots.nodes]
@@ -429,7 +430,7 @@ class Graph:
         room = aligned(links.shape, np.int32)
         room[...] = links
         self._dead = (nodes < 0).astype(np.uint8)
-        self._dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
+        self.dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
         self._nodes = np.full(slots, -1, np.int32)
         alive = np.flatnonzero(nodes >= 0)
         self._nodes[nodes[alive]] = alive

@@ -69,6 +69,9 @@ class HnswIndex:
         self._following = threading.Lock()
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
         self._removals: tuple[int, tuple[tuple[int, Slots], ...]] = (-1, ())
+        # Int ids by slot, -1 for others; odd while they change.
+        self._ids = np.zeros(0, np.int64)
+        self._version, self._ids_lsn = 0, -1
 
     # -- following the writes --------------------------------------------------------------------------------
 
@@ -83,12 +86,13 @@ class HnswIndex:
         lsn: int,
         live: Callable[[], Slots],
         since: Callable[[int], Change | None],
+        ids_of: Callable[[Slots], Slots] | None = None,
         threads: int | None = None,
     ) -> None:
         """Bring the index up to the write `lsn`.
 
         `live()` are the slots of all rows, `since(lsn)` what has changed after an lsn, or None where that is no longer
-        known.
+        known. `ids_of(slots)` gives int ids, -1 for others, for `ids` to remember.
         """
         if lsn <= self._lsn:
             return
@@ -98,17 +102,42 @@ class HnswIndex:
             threads = threads or cpus()
             change = None if self.graph is None else since(self._lsn)
             if self.graph is None or change is None:
-                graph = self._new_graph(rows, live(), threads, self.config)
+                added = live()
+                graph = self._new_graph(rows, added, threads, self.config)
                 self._removals = (lsn, ())
                 self.graph = graph
             else:
+                added = change.added
                 if len(change.removed):
                     since_lsn, known = self._removals
                     if len(known) == REMEMBERED:
                         since_lsn, known = known[0][0], known[1:]
                     self._removals = (since_lsn, (*known, (lsn, change.removed)))
                 _apply(change, self.graph, rows, threads)
+            if ids_of is not None and self.graph is not None:
+                self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
+
+    def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
+        self._version += 1
+        if size > len(self._ids):
+            grown = np.full(size + size // 4, -1, np.int64)
+            grown[: len(self._ids)] = self._ids
+            self._ids = grown
+        self._ids[slots] = ids
+        self._ids_lsn = lsn
+        self._version += 1
+
+    def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
+        """The ids of some slots at `lsn`; None where the index knows another moment, or one of them is no int."""
+        version = self._version
+        if version & 1 or self._ids_lsn != lsn:
+            return None
+        found = self._ids[slots]
+        if version != self._version or (len(found) and found.min() < 0):
+            return None
+        ids: list[int] = found.tolist()
+        return ids
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
         if len(slots) < FIT_FROM:
@@ -158,6 +187,12 @@ class HnswIndex:
             graph.link(threads or cpus())
         return self.to_link
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many of the linked nodes are dead that it cannot wait until all others are linked."""
+        graph = self.graph
+        return graph is not None and graph.dead_linked * 3 > graph.arrays.linked
+
     def settle(self, threads: int | None = None) -> None:
         """Upkeep, if it is worth its while."""
         graph = self.graph
@@ -197,6 +232,7 @@ class HnswIndex:
         lsn: int,
         live: Callable[[], Slots],
         since: Callable[[int], Change | None],
+        ids_of: Callable[[Slots], Slots] | None = None,
     ) -> bool:
         """Put a graph of the rows at `built_at`, brought up to `lsn`, in the place of the old one; False if the index
         has moved on from there. The rest is as for `follow`."""
@@ -209,6 +245,10 @@ class HnswIndex:
                     graph = self._new_graph(rows, live(), cpus(), config)
                 else:
                     _apply(change, graph, rows, cpus())
+            if ids_of is not None and graph is not None:
+                change = None if self.graph is None else since(self._lsn)
+                added = live() if change is None else change.added
+                self._remember(added, ids_of(added), rows.slots, lsn)
             self.config = config
             self._removals = (lsn, ())
             self.graph, self._lsn = graph, lsn

@@ -206,7 +206,7 @@ class Index:
     def _follow(self, added: Ids, removed: Ids, threads: int) -> None:
         self._lsn += 1
         change = Change(added, removed)
-        self._index.follow(self._rows(), self._lsn, self._live_slots, lambda _: change, threads)
+        self._index.follow(self._rows(), self._lsn, self._live_slots, lambda _: change, threads=threads)
 
     def _link(self, threads: int, progress: Callable[[int, int], None] | None) -> None:
         index, total = self._index, self._index.to_link

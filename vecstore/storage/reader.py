@@ -37,17 +37,13 @@ class Reader:
 
     def rows_of(self, slots: Sequence[int]) -> tuple[list[Id], list[bytes | None]]:
         """The ids of some live slots, and the msgpack bytes of their payloads or None: `row` for many."""
-        get, db = self.txn.get, self.env.db("row")
-        ids: list[Id] = []
-        payloads: list[bytes | None] = []
-        for slot in slots:
-            value = get(keys.slot_key(slot), db=db)
-            if value is None:
-                raise CorruptionError(f"{self.env.path}: slot {slot} has no row", path=str(self.env.path))
-            key, payload = open_row(value, slot, self.env.path)
-            ids.append(keys.key_id(key))
-            payloads.append(payload)
-        return ids, payloads
+        with self.txn.cursor(self.env.db("row")) as cursor:
+            found = cursor.getmulti(list(map(keys.slot_key, slots)))
+        if len(found) != len(slots):
+            for slot in slots:
+                self.row(slot)  # tells which
+        opened = [open_row(value, slot, self.env.path) for (_, value), slot in zip(found, slots, strict=True)]
+        return [keys.key_id(key) for key, _ in opened], [payload for _, payload in opened]
 
     def rows(self) -> Iterator[tuple[int, bytes, bytes | None]]:
         """Slot, id key and msgpack bytes (or None) of every live row, in the order of the slots."""

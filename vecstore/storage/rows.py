@@ -16,6 +16,7 @@ import xxhash
 
 from vecstore.errors import CorruptionError
 
+_digest = xxhash.xxh32_digest
 # The lengths that occur, as bytes: a table is twice as fast as packing.
 _LENGTHS: Final = [n.to_bytes(2, "little") for n in range(512)]
 
@@ -28,8 +29,8 @@ def seal_rows(slots: Sequence[int], id_keys: Sequence[bytes], payloads: Sequence
 
 def open_row(value: memoryview, slot: int, path: Path) -> tuple[bytes, bytes | None]:
     """The id key, and the msgpack bytes or None, that `seal_rows` sealed."""
-    body = bytes(value[4:])
-    end = 2 + body[0] + (body[1] << 8) if len(body) > 1 else 3
-    if value[:4] != xxhash.xxh32_digest(body, slot) or end > len(body):
+    whole = bytes(value)
+    body = whole[4:]
+    if len(body) < 2 or whole[:4] != _digest(body, slot) or (end := 2 + body[0] + (body[1] << 8)) > len(body):
         raise CorruptionError(f"{path}: the id and payload of slot {slot} are damaged", path=str(path))
     return body[2:end], body[end:] or None
