@@ -260,14 +260,14 @@ class Collection(CollectionVerbs):
                 self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
                 return
             lsn, (live, *_) = view.state.lsn, _changes(view)
-            config, graph = index.begun(self._rows_of(view), live(), seed)
+            graph = index.begun(self._rows_of(view), live(), seed)
         # It takes long, and needs no rows: outside of a view, for which a write that has to grow the map would wait.
         index.link_all(graph, going_on=lambda: not self._closed)
         replaced = False
         while not replaced:
             with self._view() as view:
                 rows = self._rows_of(view)
-                replaced = index.replace(config, graph, lsn, rows, view.state.lsn, *_changes(view))
+                replaced = index.replace(graph, lsn, rows, view.state.lsn, *_changes(view))
         self._indexer.wake()
 
     def _scroll(

@@ -201,16 +201,14 @@ class HnswIndex:
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
         """A new graph of the rows at `lsn` takes the place of the old one, where nobody writes meanwhile."""
-        config, graph = self.begun(rows, live, seed, threads=threads)
+        graph = self.begun(rows, live, seed, threads=threads)
         self.link_all(graph, threads=threads)
-        self.replace(config, graph, lsn, rows, lsn, lambda: live, lambda _: None)
+        self.replace(graph, lsn, rows, lsn, lambda: live, lambda _: None)
 
-    def begun(
-        self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None
-    ) -> tuple[HNSW, Graph | None]:
+    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> Graph | None:
         """A new graph of some rows, not linked yet, for `link_all` and `replace`."""
         config = self.config if seed is None else HNSW(**{**_options(self.config), "seed": seed})
-        return config, self._new_graph(rows, live, threads or cpus(), config)
+        return self._new_graph(rows, live, threads or cpus(), config)
 
     def link_all(
         self, graph: Graph | None, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True
@@ -225,7 +223,6 @@ class HnswIndex:
 
     def replace(
         self,
-        config: HNSW,
         graph: Graph | None,
         built_at: int,
         rows: Rows,
@@ -242,14 +239,13 @@ class HnswIndex:
             if lsn > built_at:
                 change = None if graph is None else since(built_at)
                 if graph is None or change is None:
-                    graph = self._new_graph(rows, live(), cpus(), config)
+                    graph = self._new_graph(rows, live(), cpus(), self.config if graph is None else graph.config)
                 else:
                     _apply(change, graph, rows, cpus())
             if ids_of is not None and graph is not None:
                 change = None if self.graph is None else since(self._lsn)
                 added = live() if change is None else change.added
                 self._remember(added, ids_of(added), rows.slots, lsn)
-            self.config = config
             self._removals = (lsn, ())
             self.graph, self._lsn = graph, lsn
             return True
