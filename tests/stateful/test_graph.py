@@ -59,8 +59,9 @@ class GraphMachine(RuleBasedStateMachine):
         metric=st.sampled_from(["cosine", "dot", "l2"]),
         quantization=strategies.quantizations,
         m=st.sampled_from([8, 16]),
+        n=st.sampled_from([0, 60, 120, 200]),
     )
-    def create(self, dim, metric, quantization, m):
+    def create(self, dim, metric, quantization, m, n):
         self.dim, self.metric = dim, metric
         self.reopen_all()
         self.model = ModelDatabase(self.folder)
@@ -68,6 +69,8 @@ class GraphMachine(RuleBasedStateMachine):
             db.create_collection(
                 NAME, dim, metric, index=vecstore.HNSW(m=m, ef_construction=40), quantization=quantization
             )
+        vectors = np.random.default_rng(n).standard_normal((n, dim)).astype(np.float32)
+        self.both("insert", range(n), vectors, [{"n": one % 5} for one in range(n)])
 
     def reopen_all(self):
         self.open = [vecstore.open(self.path), vecstore.open(self.path, read_only=True)]
@@ -106,7 +109,7 @@ class GraphMachine(RuleBasedStateMachine):
     def delete_some(self, ids):
         self.both("delete", ids)
 
-    @rule(start=st.integers(0, 280), n=st.integers(1, 150))
+    @rule(start=st.integers(0, 280), n=st.integers(1, 60))
     def delete_run(self, start, n):
         self.both("delete", range(start, start + n))
 
