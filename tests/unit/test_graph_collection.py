@@ -552,7 +552,7 @@ def test_dead_nodes_go_while_there_is_always_more_to_link(db, rows, monkeypatch)
     docs.wait_indexed(60)
     link = hnsw.HnswIndex.link
     monkeypatch.setattr(hnsw.HnswIndex, "link", lambda self, threads=None: link(self, threads) + 1)
-    for n in range(30):
+    for n in range(8):
         docs.upsert(range(1000), rows(1000, DIM, n))
         docs.search(np.ones(DIM), 1)
         wait(lambda: docs._index.to_link == 0)

@@ -46,8 +46,13 @@ BATCH_SHARE, MIN_BATCH, MAX_BATCH = 0.02, 512, 4096
 # Links that are kept of a list that is pruned: the rest is room for nodes that come later.
 KEPT_SHARE: Final = 0.8
 CHUNK: Final = 2048
-PILOTS_PER_ROOT: Final = 2.0
-MIN_PILOTS, MAX_PILOTS = 16, 8192
+PILOTS_PER_ROOT: Final = 0.6
+MIN_PILOTS, MAX_PILOTS = 64, 4096
+# Of so many nodes that are linked together one becomes a pilot at once: they may be far from all others, and linked to
+# nobody but each other.
+NODES_PER_PILOT: Final = 64
+# Groups of nodes that no walk can reach get a pilot each, so many at a time.
+MAX_GROUPS: Final = 64
 # Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
 PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
 # A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
@@ -203,7 +208,7 @@ class Graph:
                 self._link_batch(arrays, batch, threads)
             with self._changing:
                 self.dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
-                self.arrays = self._with_pilots(_with(self.arrays, linked=last))
+                self.arrays = self._with_pilots(_with(self.arrays, linked=last), batch)
                 return self.arrays.count - last
 
     def _link_batch(self, arrays: Arrays, batch: Ints, threads: int) -> None:
@@ -234,16 +239,21 @@ class Graph:
 
         over_ranges(len(cuts) - 1, 16, threads if len(batch) >= 64 else 1, backward)
 
-    def _with_pilots(self, arrays: Arrays) -> Arrays:
+    def _with_pilots(self, arrays: Arrays, batch: Ints) -> Arrays:
+        """With some of a batch among the pilots, or with all drawn anew."""
         live = int(np.count_nonzero(self._dead[: arrays.linked] == 0))
         wanted = min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
-        have = arrays.pilots.nodes
-        dead = int(np.count_nonzero(self._dead[have]))
-        if len(have) - dead >= wanted / PILOT_GROWTH**0.5 and dead * 4 <= len(have):
+        random = np.random.default_rng((self.config.seed, arrays.linked))
+        batch = batch[self._dead[batch] == 0]
+        some = random.choice(batch, -(-len(batch) // NODES_PER_PILOT), replace=False) if len(batch) else batch
+        nodes = np.concatenate([arrays.pilots.nodes, some])
+        dead = int(np.count_nonzero(self._dead[nodes]))
+        if not wanted / PILOT_GROWTH**0.5 <= len(nodes) - dead <= 2 * wanted + MAX_GROUPS or dead * 4 > len(nodes):
+            candidates = np.flatnonzero(self._dead[: arrays.linked] == 0)
+            nodes = np.union1d(random.choice(candidates, wanted, replace=False), some)
+        elif not len(some):
             return arrays
-        candidates = np.flatnonzero(self._dead[: arrays.linked] == 0)
-        drawn = np.random.default_rng(self.config.seed).choice(candidates, wanted, replace=False)
-        nodes = np.sort(drawn).astype(np.int32)
+        nodes = np.sort(nodes).astype(np.int32)
         return _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -296,6 +306,15 @@ class Graph:
                 self._link_batch(arrays, orphans[:MAX_BATCH], threads)
                 upkeep.adopt(links, orphans[:MAX_BATCH], reached, adopted)
             found = upkeep.reach(links, orphans[adopted == 1], found, reached, order)
+        starts: list[int] = []
+        while len(starts) < MAX_GROUPS and len(rest := np.flatnonzero(reached == 0).astype(np.int32)):
+            starts.append(int(rest[0]))
+            found = upkeep.reach(links, rest[:1], found, reached, order)
+        if starts:
+            with self._changing:
+                now = self.arrays
+                nodes = np.sort(np.append(now.pilots.nodes, np.array(starts, np.int32)))
+                self.arrays = _with(now, pilots=_pilots(nodes, now.codes, now.terms, now.pairs))
         rest = np.flatnonzero(reached == 0).astype(np.int32)
         return np.concatenate([order[:found], rest])
 
@@ -325,7 +344,7 @@ class Graph:
                 old, codes=codes, terms=terms, pairs=pairs, slots=slots, links=links, count=n, linked=linked,
                 pilots=_pilots(pilots, codes, terms, pairs),
             )  # fmt: skip
-            self.arrays = self._with_pilots(fresh)
+            self.arrays = self._with_pilots(fresh, order[:0])
             self._ordered = linked
 
     # -- searching -------------------------------------------------------------------------------------------

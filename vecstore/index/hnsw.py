@@ -115,6 +115,8 @@ class HnswIndex:
                     self._removals = (since_lsn, (*known, (lsn, change.removed)))
                 _apply(change, self.graph, rows, threads)
             if ids_of is not None and self.graph is not None:
+                if self._ids_lsn != self._lsn:  # the graph was replaced since
+                    added = live()
                 self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
 

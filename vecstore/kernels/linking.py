@@ -398,4 +398,5 @@ def pair_rows(kind, metric, codes, terms, norms, unit, step, centre_square, pair
             pairs[i, 1] = 0
             expand(kind, code, size, pair, 8, np.float32(0), query_at, facts_at)
             total = dot_u4s8(code, query_at, size) if kind == INT4 else dot_u8s8(code, query_at, size)
-            pairs[i, 1] = (np.float32(total) - facts[0]) * pairs[i, 0] * pairs[i, 0]
+            # In the order of `nearness`: equal codes must be at distance 0 exactly, or `prune` keeps all of them.
+            pairs[i, 1] = (np.float32(total) - facts[0]) * (pairs[i, 0] * pairs[i, 0])

@@ -36,8 +36,11 @@ def reach(links, starts, found, reached, order):
 
 @kernel(int64(int32[:, ::1], const(int32[::1]), const(uint8[::1]), uint8[::1]))
 def adopt(links, orphans, reached, adopted):
-    """Give each orphan an edge from the nearest reached node that it is linked to and that has room, or in the place
-    of that node's last link. `adopted` (orphans,) marks those that have one. Returns how many."""
+    """Give each orphan an edge from the nearest reached node that it is linked to and that has room; where none has,
+    from one that such a node is linked to. `adopted` (orphans,) marks those that have one. Returns how many.
+
+    No link is taken away for it: that would make an orphan of another node.
+    """
     count = 0
     width = links.shape[1]
     for i in range(orphans.shape[0]):
@@ -45,16 +48,27 @@ def adopt(links, orphans, reached, adopted):
         chosen = -1
         for j in range(width):
             other = links[node, j]
-            if other < 0:
+            if other < 0 or chosen >= 0:
                 break
-            if reached[other] and (chosen < 0 or links[other, width - 1] < 0):
+            if reached[other] and links[other, width - 1] < 0:
                 chosen = other
-                if links[other, width - 1] < 0:
+        for j in range(width):
+            other = links[node, j]
+            if other < 0 or chosen >= 0:
+                break
+            if not reached[other]:
+                continue
+            for at in range(width):
+                third = links[other, at]
+                if third < 0:
+                    break
+                if third != node and reached[third] and links[third, width - 1] < 0:
+                    chosen = third
                     break
         if chosen < 0:
             continue
         place = 0
-        while place < width - 1 and links[chosen, place] >= 0:
+        while links[chosen, place] >= 0:
             place += 1
         links[chosen, place] = node
         adopted[i] = 1

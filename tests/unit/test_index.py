@@ -1,0 +1,482 @@
+"""`vecstore.Index`: shapes, ids, filters, errors, files, threads, against brute force."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore.errors import (
+    CorruptionError,
+    DimensionMismatchError,
+    FormatVersionError,
+    InvalidArgumentError,
+    NotADatabaseError,
+)
+from vecstore.index import hnsw
+
+DIM = 32
+METRICS = ["cosine", "dot", "l2"]
+QUANTIZATIONS = {
+    "auto": "auto", "none": None, "int8": vecstore.Int8(), "int4": vecstore.Int4(), "binary": vecstore.Binary()
+}  # fmt: skip
+
+
+def clustered(n, seed=0, dim=DIM):
+    """`(n, dim) float32` around 40 centres that are the same for every seed."""
+    centres = np.random.default_rng(99).standard_normal((40, dim)) * 1.5
+    random = np.random.default_rng(seed)
+    return (centres[random.integers(0, 40, n)] + random.standard_normal((n, dim))).astype(np.float32)
+
+
+def small_graph(monkeypatch):
+    """A graph from 600 rows on, and searches that walk it."""
+    monkeypatch.setattr(hnsw, "FIT_FROM", 300)
+    monkeypatch.setattr(hnsw, "LINK_FROM", 600)
+    monkeypatch.setattr(hnsw, "PASSED", 1e6)
+
+
+@pytest.fixture
+def linked(monkeypatch):
+    """1,500 rows under ids 0, 2, 4, ..., all linked; and the rows by id."""
+    small_graph(monkeypatch)
+    rows = clustered(1500)
+    index = vecstore.Index(DIM)
+    index.add(rows, np.arange(1500) * 2)
+    assert index.stats()["linked"] == 1500
+    return index, dict(zip(range(0, 3000, 2), rows, strict=True))
+
+
+def facts(index):
+    """What a failed call must not change."""
+    ids, scores = index.search(np.eye(index.dim, dtype=np.float32)[:3], 5)
+    return len(index), index.stats(), ids.tolist(), scores.tolist()
+
+
+def test_shapes():
+    index = vecstore.Index(4, "l2")
+    assert index.add([[1, 0, 0, 0], [0, 1, 0, 0]]).tolist() == [0, 1]
+    assert index.add([0, 0, 1, 0]).tolist() == [2]
+    assert index.add(np.zeros((0, 4))).tolist() == []
+    ids, scores = index.search([1, 0, 0, 0], 2)
+    assert (ids.shape, scores.shape, ids.dtype, scores.dtype) == ((2,), (2,), np.int64, np.float32)
+    ids, scores = index.search([[1, 0, 0, 0], [0, 0, 1, 0]], 3)
+    assert (ids.shape, scores.shape) == ((2, 3), (2, 3))
+    assert ids[:, 0].tolist() == [0, 2]
+    assert scores[:, 0].tolist() == [0, 0]
+    ids, scores = index.search(np.zeros((0, 4)), 3)
+    assert (ids.shape, scores.shape) == ((0, 3), (0, 3))
+    assert index.get([2, 0]).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert len(index) == 3
+    assert "3 vectors of 4 dims, l2" in repr(index)
+
+
+@pytest.mark.parametrize("n", [0, 3, 1100])
+def test_places_without_a_row_hold_minus_one(n):
+    index = vecstore.Index(DIM)
+    index.add(clustered(n))
+    for k in (n, n + 7):
+        if not k:
+            continue
+        ids, scores = index.search(clustered(2, 5), k)
+        assert ids.shape == (2, k)
+        assert [sorted(row) for row in ids[:, :n].tolist()] == [list(range(n))] * 2
+        assert (ids[:, n:] == -1).all()
+        assert (scores[:, n:] == -np.inf).all()
+        assert (np.diff(scores[:, :n], axis=1) <= 0).all()
+
+
+def test_ids_given_replaced_and_numbered_on():
+    index = vecstore.Index(2, "l2")
+    assert index.add([[1, 0], [2, 0]], [7, 2**63 - 1]).tolist() == [7, 2**63 - 1]
+    assert index.remove(2**63 - 1) == 1
+    assert index.add([[3, 0]]).tolist() == [8]
+    index.add([[4, 0], [5, 0]], np.array([7, 3], np.uint16))
+    assert len(index) == 3
+    assert sorted(index.search([0, 0], 5)[0].tolist()) == [-1, -1, 3, 7, 8]
+    assert index.get([7, 3, 8]).tolist() == [[4, 0], [5, 0], [3, 0]]
+    assert index.remove([7, 7, 100]) == 1
+    assert index.remove([7, 100]) == 0
+    assert index.remove([]) == 0
+    index.add([[9, 9]], [7])
+    assert index.search([9, 9], 1)[0].tolist() == [7]
+    with pytest.raises(InvalidArgumentError):
+        index.get([100])
+
+
+def test_ids_cannot_be_numbered_past_the_last():
+    index = vecstore.Index(2, "l2")
+    index.add([[1, 0]], [2**63 - 2])
+    with pytest.raises(InvalidArgumentError):
+        index.add([[1, 0], [2, 0]])
+    assert index.add([[2, 0]]).tolist() == [2**63 - 1]
+    assert len(index) == 2
+
+
+def test_removed_rows_are_gone_and_come_back(linked):
+    index, stored = linked
+    gone = list(stored)[::3]
+    assert index.remove(gone) == 500
+    assert len(index) == 1000
+    found, _ = index.search(np.array([stored[one] for one in gone]), 10)
+    assert not set(found.ravel().tolist()) & set(gone)
+    index.add(np.array([stored[one] for one in gone]), gone)
+    found, scores = index.search(np.array(list(stored.values())), 1)
+    assert found[:, 0].tolist() == list(stored)
+    np.testing.assert_allclose(scores, 1, atol=1e-5)
+
+
+def test_everything_removed_and_added_again(linked):
+    index, stored = linked
+    assert index.remove(list(stored)) == 1500
+    assert len(index) == 0
+    assert index.search(clustered(1)[0], 2)[0].tolist() == [-1, -1]
+    assert index.add(clustered(700, 3)).tolist() == list(range(700))
+    assert index.search(clustered(700, 3), 1)[0][:, 0].tolist() == list(range(700))
+
+
+@pytest.mark.parametrize("matches", [0, 1, 4, 30, 400, 1500])
+@pytest.mark.parametrize("k", [1, 10, 50])
+def test_filters_give_as_many_as_match(linked, matches, k):
+    index, stored = linked
+    some = np.random.default_rng(matches).choice(list(stored), matches, replace=False).tolist()
+    queries = clustered(8, 7)
+    vectors = np.array([stored[one] for one in some], np.float64).reshape(-1, DIM)
+    for asked in (some, [*some, 1, 10**12], lambda one: one in set(some)):
+        ids, scores = index.search(queries, k, filter=asked)
+        n = min(k, matches)
+        assert (ids[:, n:] == -1).all()
+        assert (scores[:, n:] == -np.inf).all()
+        true = queries @ vectors.T / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(vectors, axis=1)
+        for row, best, own in zip(ids[:, :n].tolist(), scores[:, :n], true, strict=True):
+            assert len(set(row)) == n
+            assert set(row) <= set(some)
+            by_id = dict(zip(some, own, strict=True))
+            np.testing.assert_allclose(best, [by_id[one] for one in row], atol=1e-5)
+            shared = len(set(row) & {some[i] for i in np.argsort(-own)[:n]})
+            assert shared >= 0.8 * n
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_what_brute_force_finds(monkeypatch, true_scores, quantization, metric):
+    small_graph(monkeypatch)
+    rows, queries = clustered(2000), clustered(50, 8)
+    index = vecstore.Index(DIM, metric, quantization=QUANTIZATIONS[quantization])
+    index.add(rows)
+    ids, scores = index.search(queries, 10)
+    shared = 0
+    for query, found, best in zip(queries, ids, scores, strict=True):
+        true = true_scores(metric, query, rows)
+        np.testing.assert_allclose(best, true[found], rtol=1e-4, atol=1e-4)
+        shared += len(set(found.tolist()) & set(np.argsort(-true)[:10].tolist()))
+    assert shared / 500 >= 0.95
+
+
+BAD_ROWS = {
+    "nan": (np.full((2, DIM), np.nan), None),
+    "infinity": (np.full((2, DIM), np.inf), None),
+    "dimension": (np.ones((2, DIM + 1)), None),
+    "zero": (np.zeros((2, DIM)), None),
+    "text": (np.full((2, DIM), "x"), None),
+    "cube": (np.ones((2, 2, DIM)), None),
+    "twice": (np.ones((2, DIM)), [9001, 9001]),
+    "negative": (np.ones((2, DIM)), [9001, -1]),
+    "large": (np.ones((2, DIM)), np.array([1, 2**63], np.uint64)),
+    "larger": (np.ones((2, DIM)), [1, 2**70]),
+    "fewer": (np.ones((2, DIM)), [9001]),
+    "floats": (np.ones((2, DIM)), [1.0, 2.0]),
+    "texts": (np.ones((2, DIM)), ["a", "b"]),
+    "ragged": (np.ones((2, DIM)), [[1], [1, 2]]),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_bad_rows_change_nothing(linked, bad):
+    index, _ = linked
+    before = facts(index)
+    vectors, ids = BAD_ROWS[bad]
+    with pytest.raises(InvalidArgumentError):
+        index.add(vectors, ids)
+    assert facts(index) == before
+
+
+@pytest.mark.parametrize("n", [3, 1500])
+def test_other_bad_arguments(monkeypatch, n):
+    small_graph(monkeypatch)
+    index = vecstore.Index(DIM)
+    index.add(clustered(n))
+    before = facts(index)
+    query = np.ones(DIM)
+    calls = [
+        lambda: index.search(query, 0),
+        lambda: index.search(query, 10_001),
+        lambda: index.search(query, 1.5),
+        lambda: index.search(query, ef=0),
+        lambda: index.search(query, threads=0),
+        lambda: index.search(query, filter=[-1]),
+        lambda: index.search(query, filter="x"),
+        lambda: index.search(np.zeros(DIM)),
+        lambda: index.search(np.full(DIM, np.nan)),
+        lambda: index.search(np.ones((2, 2, DIM))),
+        lambda: index.add(np.ones((1, DIM)), threads=0),
+        lambda: index.remove([-1]),
+        lambda: index.remove(["x"]),
+        lambda: index.remove([[1], [1, 2]]),
+        lambda: index.rebuild(seed=-1),
+        lambda: vecstore.Index(DIM, "hamming"),
+        lambda: vecstore.Index(0),
+        lambda: vecstore.Index(DIM, index=vecstore.Flat()),
+        lambda: vecstore.Index(DIM, index=vecstore.HNSW(m=7)),
+        lambda: vecstore.Index(DIM, quantization="int3"),
+    ]
+    for i, call in enumerate(calls):
+        with pytest.raises(InvalidArgumentError):
+            call()
+            pytest.fail(f"call {i} was let through")
+    with pytest.raises(DimensionMismatchError):
+        index.search(np.ones(DIM + 1))
+    assert facts(index) == before
+
+
+def test_stats(linked):
+    index, stored = linked
+    stats = index.stats()
+    assert (stats["count"], stats["linked"], stats["tail"], stats["tombstones"]) == (1500, 1500, 0, 0)
+    assert 5 < stats["degree"] <= 64
+    assert stats["code_bytes"] + stats["link_bytes"] < stats["index_bytes"]
+    assert stats["row_bytes"] >= 1500 * DIM * 4
+    index.remove(list(stored)[:100])
+    stats = index.stats()
+    assert (stats["count"], stats["linked"], stats["tombstones"]) == (1400, 1400, 100)
+    index.remove(list(stored)[100:400])
+    assert index.stats()["tombstones"] < 150
+    empty = vecstore.Index(DIM).stats()
+    assert (empty["count"], empty["linked"], empty["index_bytes"]) == (0, 0, 0)
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("n", [0, 5, 1500])
+def test_a_saved_index_comes_back_whole(monkeypatch, tmp_path, n, quantization):
+    small_graph(monkeypatch)
+    rows = clustered(n)
+    config = vecstore.HNSW(m=16, ef_construction=60, ef=40, alpha=1.1, seed=5)
+    index = vecstore.Index(DIM, "l2", index=config, quantization=QUANTIZATIONS[quantization])
+    index.add(rows, np.arange(n) * 3 + 1)
+    index.remove(np.arange(n // 10) * 3 + 1)
+    index.save(tmp_path / "index")
+    again = vecstore.Index.load(tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert (again.dim, again.metric, again.config, again.quantization) == (DIM, "l2", config, index.quantization)
+    assert len(again) == len(index)
+    assert facts(again)[2:] == facts(index)[2:]
+    if n > 1000:
+        assert again._index.graph.links_by_slot() == index._index.graph.links_by_slot()
+    more = clustered(300, 6)
+    for one in (index, again):
+        one.add(more)
+        one.add(more[:2], [1, 4])
+        one.remove([7, 10])
+    assert len(again) == len(index)
+    for one in (index, again):
+        found, _ = one.search(more[2:], 1)
+        assert (found[:, 0] == np.arange(2, 300) + (n and 3 * n - 1)).all()
+
+
+def test_saving_again_replaces_and_failing_leaves_what_was_there(tmp_path, monkeypatch):
+    index = vecstore.Index(2, "l2")
+    index.save(tmp_path / "index")
+    index.add([[1, 2]])
+    index.save(tmp_path / "index")
+    assert len(vecstore.Index.load(tmp_path / "index")) == 1
+    index.add([[3, 4]])
+
+    def fail(*args, **kwargs):
+        raise OSError("no room")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="no room"):
+        index.save(tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert len(vecstore.Index.load(tmp_path / "index")) == 1
+
+
+@pytest.fixture
+def saved(linked, tmp_path):
+    path = tmp_path / "index"
+    linked[0].save(path)
+    return path
+
+
+def rewritten(path, **changes):
+    """The same file with some arrays changed, or left out where None."""
+    with np.load(path) as file:
+        parts = {name: file[name] for name in file.files}
+    parts |= changes
+    with path.open("wb") as file:
+        np.savez(file, **{name: array for name, array in parts.items() if array is not None})
+
+
+def test_a_file_that_is_cut_off(saved):
+    data = saved.read_bytes()
+    for size in (2, 100, len(data) // 2, len(data) - 1):
+        saved.write_bytes(data[:size])
+        with pytest.raises(CorruptionError):
+            vecstore.Index.load(saved)
+
+
+def test_flipped_bytes_are_noticed_or_harmless(saved):
+    data = saved.read_bytes()
+    random = np.random.default_rng(0)
+    places = [*random.integers(0, len(data), 60), *random.integers(len(data) - 1500, len(data), 60), *range(0, 60, 3)]
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(random.integers(0, 8))
+        saved.write_bytes(damaged)
+        try:
+            index = vecstore.Index.load(saved)
+        except (CorruptionError, NotADatabaseError):
+            continue
+        index.search(np.ones(DIM), 3)
+
+
+def test_other_files(tmp_path, saved):
+    with pytest.raises(FileNotFoundError):
+        vecstore.Index.load(tmp_path / "nothing")
+    path = tmp_path / "other"
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as file:
+        file.writestr("letter.txt", "dear reader")
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
+    for data in (b"", b"P", b"some text", b"\x80\x04K\x01.", bytes(1000)):
+        path.write_bytes(data)
+        with pytest.raises(NotADatabaseError):
+            vecstore.Index.load(path)
+    for name in ("array.npy", "some.zip", "arrays.npz"):
+        with pytest.raises(NotADatabaseError):
+            vecstore.Index.load(tmp_path / name)
+    with pytest.raises(NotADatabaseError):
+        vecstore.Index.load(tmp_path)
+
+
+def test_a_newer_format(saved):
+    rewritten(saved, format=np.array(2))
+    with pytest.raises(FormatVersionError) as raised:
+        vecstore.Index.load(saved)
+    assert (raised.value.found, raised.value.supported) == (2, 1)
+
+
+def test_parts_that_do_not_fit_together(saved, tmp_path):
+    with np.load(saved) as file:
+        parts = {name: file[name] for name in file.files}
+    changes = [
+        {"links": None},
+        {"rows": None},
+        {"rows": parts["rows"][:-1]},
+        {"rows": parts["rows"][:, :-1]},
+        {"ids": parts["ids"][:-1]},
+        {"live": np.append(parts["live"], 5000)},
+        {"live": np.append(parts["live"], -1)},
+        {"nodes": parts["nodes"] + 1},
+        {"links": parts["links"] + 1},
+        {"links": parts["links"][:, 1:]},
+        {"pilots": parts["pilots"] + 1500},
+        {"pilots": parts["pilots"] - 1500},
+        {"codes": parts["codes"][:-1]},
+        {"coder": parts["coder"][:-1]},
+        {"config": parts["config"][:2]},
+        {"config": np.array([7, 60, 40, 5])},
+        {"kind": np.array(["hamming", "int8"])},
+        {"kind": np.array(["cosine", "int3"])},
+        {"dim": np.array(0)},
+        {"format": np.array("x")},
+    ]
+    for i, change in enumerate(changes):
+        shutil.copy(saved, tmp_path / "copy")
+        rewritten(tmp_path / "copy", **change)
+        with pytest.raises(CorruptionError):
+            vecstore.Index.load(tmp_path / "copy")
+            pytest.fail(f"change {i} was let through")
+
+
+# -- threads -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_links_do_not_depend_on_threads(monkeypatch, quantization):
+    small_graph(monkeypatch)
+    rows = clustered(2500)
+    links = []
+    for threads in (1, 2, 3):
+        index = vecstore.Index(DIM, quantization=QUANTIZATIONS[quantization])
+        index.add(rows[:1700], threads=threads)
+        index.remove(np.arange(0, 900, 2))
+        index.add(rows[1700:], threads=threads)
+        added = index._index.graph.links_by_slot()
+        index.rebuild(seed=7, threads=threads)
+        links.append((added, index._index.graph.links_by_slot(), index._index.graph.arrays.pilots.nodes.tolist()))
+    assert links[0] == links[1] == links[2]
+    assert len(links[0][1]) == 2050
+
+
+def test_progress_is_told(monkeypatch):
+    small_graph(monkeypatch)
+    told = []
+    index = vecstore.Index(DIM)
+    index.add(clustered(1500), progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (1500, 1500)
+    assert told == sorted(told)
+    assert index.stats()["linked"] == 1500
+
+
+def test_searches_while_another_thread_writes(monkeypatch):
+    small_graph(monkeypatch)
+    rows = clustered(4000, 11)
+    rows /= np.linalg.norm(rows, axis=1)[:, None]
+    index = vecstore.Index(DIM)
+    index.add(rows[:1000])
+    steady, added, removed = set(range(500)), set(range(1000)), set()
+    done, failures = threading.Event(), []
+
+    def search(seed):
+        random = np.random.default_rng(seed)
+        try:
+            while not done.is_set():
+                there, gone = sorted(added - removed)[-40:], set(removed)
+                asked = [*random.choice(500, 4), *random.choice(there, 4)]
+                ids, scores = index.search(rows[asked], 5, threads=1)
+                after = set(removed)
+                for one, found, best in zip(asked, ids.tolist(), scores, strict=True):
+                    if (one in steady or one not in after) and found[0] != one:
+                        failures.append(f"{one} is not found: {found}")
+                    if set(found) & gone or not set(found) <= set(range(4000)):
+                        failures.append(f"{found} holds a removed or an unknown id")
+                    if np.abs(rows[found] @ rows[one] - best).max() > 1e-4:
+                        failures.append(f"{found} have scores of other rows")
+        except Exception as error:
+            failures.append(repr(error))
+
+    threads = [threading.Thread(target=search, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    random = np.random.default_rng(0)
+    for first in range(1000, 4000, 50):
+        ids = np.arange(first, first + 50)
+        index.add(rows[ids], ids)
+        added.update(ids.tolist())
+        gone = random.choice(sorted(added - steady - removed)[:-20], 30, replace=False).tolist()
+        before = set(removed)
+        removing = before | set(gone)
+        index.remove(gone)
+        removed.update(removing)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failures, (len(failures), failures[:3])
