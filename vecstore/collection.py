@@ -8,7 +8,6 @@ import contextlib
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -52,8 +51,11 @@ from vecstore.types import (
 )
 from vecstore.verbs import CollectionVerbs, Operation, Query
 
+Slots = npt.NDArray[np.int64]
+
 # Rows that may wait to be linked: a search scans their codes, in some 400 us at 384 dimensions. Behind it writers wait.
 MAX_TAIL = 32_768
+NO_BOUND = 2**31
 
 
 class Collection(CollectionVerbs):
@@ -70,7 +72,7 @@ class Collection(CollectionVerbs):
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
         self._indexer = Indexer(info.name, self._index_step)
-        self._bound = MAX_TAIL
+        self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
         self._kept: tuple[Table, flat.Rows] | None = None
         self._closed = False
         self._closing = threading.Lock()
@@ -212,8 +214,7 @@ class Collection(CollectionVerbs):
 
     def _follow(self, index: HnswIndex, view: View) -> None:
         """Bring the index up to a view."""
-        live, since = _changes(view)
-        index.follow(self._rows_of(view), view.state.lsn, live, since, partial(_int_ids, view))
+        index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
 
     def _index_step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
@@ -226,11 +227,12 @@ class Collection(CollectionVerbs):
                 if index.needs_refit(view.state.count):
                     index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
         except (ClosedError, CollectionNotFoundError):
+            self._indexer.end()
             return False
-        if index.link():
-            return True
-        index.settle()
-        return False
+        more = index.link() > 0
+        if not more or index.crowded:
+            index.settle()
+        return more
 
     def _indexed(self, lsn: int) -> bool:
         index = self._index
@@ -244,9 +246,11 @@ class Collection(CollectionVerbs):
         self._indexer.wake()
         if self._indexer.wait_until(lambda: self._indexed(lsn), timeout):
             return
-        self._refuse_closed()
-        if self._indexer.error is not None:
-            raise StateError(f'collection "{self.name}": indexing in the background failed: {self._indexer.error}')
+        with self._view():
+            pass  # it was neither closed nor dropped
+        error = self._indexer.error
+        if error is not None:
+            raise StateError(f'collection "{self.name}": indexing in the background failed: {error}')
         raise DeadlineExceededError(f'collection "{self.name}": not all rows are linked after {timeout:g} s')
 
     def _rebuild(self, seed: int | None) -> None:
@@ -255,17 +259,15 @@ class Collection(CollectionVerbs):
             if index is None:
                 self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
                 return
-            lsn, (live, _) = view.state.lsn, _changes(view)
-            config, graph = index.begun(self._rows_of(view), live(), seed)
+            lsn, (live, *_) = view.state.lsn, _changes(view)
+            graph = index.begun(self._rows_of(view), live(), seed)
         # It takes long, and needs no rows: outside of a view, for which a write that has to grow the map would wait.
         index.link_all(graph, going_on=lambda: not self._closed)
         replaced = False
         while not replaced:
             with self._view() as view:
                 rows = self._rows_of(view)
-                replaced = index.replace(config, graph, lsn, rows, view.state.lsn, *_changes(view))
-                slots = view.table.live_slots()
-                index.remember(slots, _int_ids(view, slots), rows.slots, view.state.lsn)
+                replaced = index.replace(graph, lsn, rows, view.state.lsn, *_changes(view))
         self._indexer.wake()
 
     def _scroll(
@@ -353,6 +355,10 @@ class Collection(CollectionVerbs):
         """Whether its file is still the collection's: a writer may have dropped it, and created another."""
         return self._store.env.still_there()
 
+    def _dropped(self) -> None:
+        """There is nothing left to index, although the handle may stay: its calls say what happened."""
+        self._indexer.end()
+
     def close(self) -> None:
         """Let go of the collection's file once running calls have returned; closing twice is allowed."""
         with self._closing:
@@ -362,22 +368,11 @@ class Collection(CollectionVerbs):
                 self._store.release()
 
 
-def _int_ids(view: View, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The ids of some slots where they are ints, -1 for others."""
-    ids = np.full(len(slots), -1, np.int64)
-    for first in range(0, len(slots), 1000):
-        some, _ = view.rows_of(slots[first : first + 1000].tolist())
-        ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
-        if type(some[0]) is not int:
-            break  # most likely none are: they are looked up
-    return ids
+def _changes(view: View) -> tuple[Callable[[], Slots], Callable[[int], Change | None], Callable[[Slots], Slots]]:
+    """How an index learns of the rows of a view: the slots of all, what has changed since an lsn, and the int ids of
+    some. Rows are held against their checksums before they are coded."""
 
-
-def _changes(view: View) -> tuple[Callable[[], npt.NDArray[np.int64]], Callable[[int], Change | None]]:
-    """How an index learns of the rows of a view: all of them, and what has changed since an lsn. Rows are held against
-    their checksums before they are coded."""
-
-    def live() -> npt.NDArray[np.int64]:
+    def live() -> Slots:
         view.verify()
         return view.table.live_slots()
 
@@ -390,7 +385,16 @@ def _changes(view: View) -> tuple[Callable[[], npt.NDArray[np.int64]], Callable[
         view.verify(np.unique(added >> view.layout.shift))
         return Change(added, removed)
 
-    return live, since
+    def ids_of(slots: Slots) -> Slots:
+        ids = np.full(len(slots), -1, np.int64)
+        for first in range(0, len(slots), 1000):
+            some, _ = view.rows_of(slots[first : first + 1000].tolist())
+            ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
+            if type(some[0]) is not int:
+                break  # most likely no ids are: they are looked up
+        return ids
+
+    return live, since, ids_of
 
 
 def _records(

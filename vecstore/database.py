@@ -140,6 +140,8 @@ class Database(DatabaseVerbs):
             store = Store.share(folder, read_only=self.read_only, max_size=self._max_size)
             info = _info(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
+            if known is not None and not known.closed:
+                known._dropped()
             self._open_collections[name] = opened
             return opened
 
@@ -165,7 +167,9 @@ class Database(DatabaseVerbs):
                 (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
                 sync_folder(parent)
             Store.close_dropped(leftover)
-            self._open_collections.pop(name, None)
+            dropped = self._open_collections.pop(name, None)
+            if dropped is not None:
+                dropped._dropped()
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _no_collection(self, name: str) -> CollectionNotFoundError:

@@ -58,14 +58,16 @@ class Indexer:
             return error
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Wait until `ready()`; False after `timeout` seconds, or where the thread has stopped or failed."""
+        """Wait until `ready()`; False after `timeout` seconds, or where the thread has stopped or failed since the last
+        `wake`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
+            wanted = self._wanted
             self._hurry += 1
             self._changed.notify_all()
             try:
                 while not ready():
-                    if self._stopping or self._untold is not None:
+                    if self._stopping or (self.error is not None and self._done >= wanted):
                         return False
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
@@ -83,6 +85,12 @@ class Indexer:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    def end(self) -> None:
+        """Let the thread end by itself, for there will never be anything to do again."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
 
     def _run(self) -> None:
         if hasattr(os, "setpriority"):  # on Linux a thread's own: searches go first

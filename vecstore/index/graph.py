@@ -92,7 +92,7 @@ class Graph:
         self._nodes = np.full(0, -1, np.int32)
         self._dead = np.zeros(0, np.uint8)
         self._ordered, self._checked = 0, 0
-        self._dead_linked = 0
+        self.dead_linked = 0
         columns = 3 if metric == "dot" else 2
         pilots = _pilots(np.zeros(0, np.int32), *_columns(coder, columns, 0))
         codes, terms, pairs = _columns(coder, columns, 0)
@@ -147,7 +147,7 @@ class Graph:
             self._nodes[slots] = -1
             self.arrays.slots[nodes] = -1
             self._dead[nodes] = 1
-            self._dead_linked += int(np.count_nonzero(nodes < self.arrays.linked))
+            self.dead_linked += int(np.count_nonzero(nodes < self.arrays.linked))
 
     def _with_room(self, more: int) -> Arrays:
         arrays = self.arrays
@@ -207,7 +207,7 @@ class Graph:
             if len(batch):
                 self._link_batch(arrays, batch, threads)
             with self._changing:
-                self._dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
+                self.dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
                 self.arrays = self._with_pilots(_with(self.arrays, linked=last), batch)
                 return self.arrays.count - last
 
@@ -261,7 +261,7 @@ class Graph:
     def unsettled(self) -> bool:
         """Whether `settle` is worth its while: a tenth of the nodes is dead, or an eighth of them is new."""
         linked = self.arrays.linked
-        return self._dead_linked * 10 > linked or linked > self._checked + self._checked // 8
+        return self.dead_linked * 10 > linked or linked > self._checked + self._checked // 8
 
     def settle(self, threads: int) -> None:
         """Take dead nodes out, see to it that every node can be reached, and number nodes in the order of a walk."""
@@ -335,7 +335,7 @@ class Graph:
             links = aligned(old.links.shape, np.int32, -1)
             upkeep.renumber(old.links, order[:linked], numbers, links[:linked])
             self._dead = _grown(self._dead[order], len(old.codes), 0)
-            self._dead_linked = int(np.count_nonzero(self._dead[:linked]))
+            self.dead_linked = int(np.count_nonzero(self._dead[:linked]))
             alive = slots[:n] >= 0
             self._nodes[slots[:n][alive]] = np.flatnonzero(alive)
             pilots = numbers[old.pilots.nodes]
@@ -451,7 +451,7 @@ class Graph:
         room = aligned(links.shape, np.int32)
         room[...] = links
         self._dead = (nodes < 0).astype(np.uint8)
-        self._dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
+        self.dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
         self._nodes = np.full(slots, -1, np.int32)
         alive = np.flatnonzero(nodes >= 0)
         self._nodes[nodes[alive]] = alive

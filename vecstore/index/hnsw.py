@@ -67,11 +67,11 @@ class HnswIndex:
         self.graph: Graph | None = None
         self._lsn = -1
         self._following = threading.Lock()
-        # Int ids by slot, -1 for others, as of the write _ids_lsn; the version is odd while they change.
-        self._ids = np.zeros(0, np.int64)
-        self._version, self._ids_lsn = 0, -1
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
         self._removals: tuple[int, tuple[tuple[int, Slots], ...]] = (-1, ())
+        # Int ids by slot, -1 for others; odd while they change.
+        self._ids = np.zeros(0, np.int64)
+        self._version, self._ids_lsn = 0, -1
 
     # -- following the writes --------------------------------------------------------------------------------
 
@@ -119,12 +119,6 @@ class HnswIndex:
                     added = live()
                 self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
-
-    def remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
-        """The int ids of all slots at `lsn`, -1 for others: for `ids`, after the graph was replaced."""
-        with self._following:
-            if lsn == self._lsn and self.graph is not None:
-                self._remember(slots, ids, size, lsn)
 
     def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
         self._version += 1
@@ -197,6 +191,12 @@ class HnswIndex:
             graph.link(threads or cpus())
         return self.to_link
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many of the linked nodes are dead that it cannot wait until all others are linked."""
+        graph = self.graph
+        return graph is not None and graph.dead_linked * 3 > graph.arrays.linked
+
     def settle(self, threads: int | None = None) -> None:
         """Upkeep, if it is worth its while."""
         graph = self.graph
@@ -205,16 +205,14 @@ class HnswIndex:
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
         """A new graph of the rows at `lsn` takes the place of the old one, where nobody writes meanwhile."""
-        config, graph = self.begun(rows, live, seed, threads=threads)
+        graph = self.begun(rows, live, seed, threads=threads)
         self.link_all(graph, threads=threads)
-        self.replace(config, graph, lsn, rows, lsn, lambda: live, lambda _: None)
+        self.replace(graph, lsn, rows, lsn, lambda: live, lambda _: None)
 
-    def begun(
-        self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None
-    ) -> tuple[HNSW, Graph | None]:
+    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> Graph | None:
         """A new graph of some rows, not linked yet, for `link_all` and `replace`."""
         config = self.config if seed is None else HNSW(**{**_options(self.config), "seed": seed})
-        return config, self._new_graph(rows, live, threads or cpus(), config)
+        return self._new_graph(rows, live, threads or cpus(), config)
 
     def link_all(
         self, graph: Graph | None, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True
@@ -229,13 +227,13 @@ class HnswIndex:
 
     def replace(
         self,
-        config: HNSW,
         graph: Graph | None,
         built_at: int,
         rows: Rows,
         lsn: int,
         live: Callable[[], Slots],
         since: Callable[[int], Change | None],
+        ids_of: Callable[[Slots], Slots] | None = None,
     ) -> bool:
         """Put a graph of the rows at `built_at`, brought up to `lsn`, in the place of the old one; False if the index
         has moved on from there. The rest is as for `follow`."""
@@ -245,10 +243,13 @@ class HnswIndex:
             if lsn > built_at:
                 change = None if graph is None else since(built_at)
                 if graph is None or change is None:
-                    graph = self._new_graph(rows, live(), cpus(), config)
+                    graph = self._new_graph(rows, live(), cpus(), self.config if graph is None else graph.config)
                 else:
                     _apply(change, graph, rows, cpus())
-            self.config = config
+            if ids_of is not None and graph is not None:
+                change = None if self.graph is None else since(self._lsn)
+                added = live() if change is None else change.added
+                self._remember(added, ids_of(added), rows.slots, lsn)
             self._removals = (lsn, ())
             self.graph, self._lsn = graph, lsn
             return True
