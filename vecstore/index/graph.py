@@ -73,7 +73,7 @@ ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
 @functools.cache
 def stretch_of(ef: int) -> np.float32:
     """How much farther squared a candidate may be than the k-th best."""
-    gamma = 0.012 * np.log2(max(ef, 16)) - 0.01
+    gamma = 0.012 * np.log2(max(ef, 16))
     return np.float32((1 + gamma) ** 2)
 
 
