@@ -278,7 +278,9 @@ def test_without_its_packages_the_client_tells_how_to_install_them(missing: str)
 
 
 def test_the_client_example_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
-    embedded, client = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [embedded] = [block for block in blocks if "vecstore.open(" in block]
+    [client] = [block for block in blocks if "vecstore.connect(" in block]
     subprocess.run([sys.executable, "-c", embedded], cwd=tmp_path, check=True)
     with Server(Config(tmp_path / "my-database", listen="127.0.0.1:0", grace=1)) as server:
         code = client.replace("localhost:6333", server.address)
