@@ -135,11 +135,8 @@ class HnswIndex:
         version = self._version
         if version & 1 or self._ids_lsn != lsn:
             return None
-        found = self._ids[slots]
-        if version != self._version or (len(found) and found.min() < 0):
-            return None
-        ids: list[int] = found.tolist()
-        return ids
+        ids: list[int] = self._ids[slots].tolist()
+        return None if version != self._version or -1 in ids else ids
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
         if len(slots) < FIT_FROM:
