@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,15 +23,29 @@ Coder = Quantizer | Whole
 # as it can be.
 MIN_VISITED: Final = 1 << 13
 MAX_VISITED: Final = 1 << 18
+OWN_MAPPING: Final = 1 << 20
 
 
 def aligned(shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[Any]:
-    """An array that begins at a cache line."""
+    """An array that begins at a cache line.
+
+    A large one has a mapping of its own, which goes back to the system with it: from malloc's heap, where growing and
+    renumbering leave holes, it might never. Its pages are huge where the system has such, and none are taken before
+    they are written to.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(size + 64, np.uint8)
-    start = -room.ctypes.data % 64
+    if size < OWN_MAPPING:
+        room = np.zeros(size + 64, np.uint8)
+        start = -room.ctypes.data % 64
+    else:
+        mapping = mmap.mmap(-1, size)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):
+                mapping.madvise(mmap.MADV_HUGEPAGE)
+        room, start = np.frombuffer(mapping, np.uint8), 0
     made: npt.NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
-    made[...] = fill
+    if fill:
+        made[...] = fill
     return made
 
 

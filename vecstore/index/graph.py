@@ -156,7 +156,7 @@ class Graph:
             return arrays
         size = max(needed, have * 5 // 4)
         codes, terms, pairs = _columns(arrays.coder, arrays.pairs.shape[1], size)
-        slots = np.full(size, -1, np.int32)
+        slots = aligned((size,), np.int32, -1)
         n = arrays.count
         codes[:n], terms[:n], pairs[:n], slots[:n] = (
             arrays.codes[:n],
@@ -327,7 +327,7 @@ class Graph:
             numbers = np.full(old.count, -1, np.int32)
             numbers[order] = np.arange(len(order), dtype=np.int32)
             codes, terms, pairs = _columns(old.coder, old.pairs.shape[1], len(old.codes))
-            slots = np.full(len(old.codes), -1, np.int32)
+            slots = aligned((len(old.codes),), np.int32, -1)
             n = len(order)
             codes[:n], terms[:n], pairs[:n], slots[:n] = (
                 x[order] for x in (old.codes, old.terms, old.pairs, old.slots)
@@ -481,8 +481,8 @@ def gathered(rows: Rows, slots: Slots) -> tuple[Floats, Floats]:
 def _columns(coder: Coder, pair_columns: int, size: int) -> tuple[npt.NDArray[np.uint8], Floats, Floats]:
     return (
         aligned((size, coder.code_bytes), np.uint8),
-        np.zeros((size, coder.terms_count), np.float32),
-        np.zeros((size, pair_columns), np.float32),
+        aligned((size, coder.terms_count), np.float32),
+        aligned((size, pair_columns), np.float32),
     )
 
 
