@@ -113,7 +113,7 @@ def parsed() -> Any:
     parser.add_argument("--metric", choices=datasets.METRICS, help="default: that of the data")
     parser.add_argument("--engines", help=f"of {', '.join([*ENGINES, *COLLECTIONS])}")
     parser.add_argument("--collection", action="store_true", help=f"also {', '.join(COLLECTIONS)}")
-    parser.add_argument("--m", type=numbers, default=(M,), help="vecstore's links a node, an entry for each: 16,32")
+    parser.add_argument("--m", type=numbers, default=(0,), help="vecstore's m, an entry for each: 16,32")
     parser.add_argument("--sweep", type=numbers, default=EFS, help="the ef of all engines that have one: 10,32,100")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--queries", type=int, default=1000)
@@ -135,7 +135,7 @@ def built(engines: list[str], ms: tuple[int, ...], task: Task) -> list[Curve]:
     curves = []
     for engine in engines:
         for m in ms if engine == "vecstore" else (M,):
-            label = engine if m == M else f"{engine} m={m}"
+            label = engine if not m else f"{engine} m={m}"
             worker = Worker(engine, dataclasses.replace(task, m=m))
             try:
                 facts = worker.build()

@@ -90,7 +90,7 @@ class Vecstore(Engine):
     def _index(self) -> Any:
         import vecstore
 
-        graph = vecstore.HNSW(m=self.task.m, ef_construction=EF_CONSTRUCTION)
+        graph = vecstore.HNSW(m=self.task.m) if self.task.m else vecstore.HNSW()
         return vecstore.Index(self.task.dim, metric=self.task.metric, index=graph, quantization="auto")
 
     def warm(self) -> None:
