@@ -135,7 +135,7 @@ def built(engines: list[str], ms: tuple[int, ...], task: Task) -> list[Curve]:
     curves = []
     for engine in engines:
         for m in ms if engine == "vecstore" else (M,):
-            label = engine if not m else f"{engine} m={m}"
+            label = engine if m in (0, M) else f"{engine} m={m}"
             worker = Worker(engine, dataclasses.replace(task, m=m))
             try:
                 facts = worker.build()
