@@ -276,12 +276,19 @@ class HnswIndex:
         if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef, 1.0) and matches <= FIT_FROM):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         k = min(k, max(1, matches))
-        depth = math.ceil(k * (oversampling or OVERSAMPLING[self.kind]))
+        depth = self._depth(k, ef, oversampling)
         slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
         found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
         if lsn is None or lsn >= self._removed_at:
             return found
         return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
+
+    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> int:
+        """Candidates to rescore. Half of those of the walk at least, unless it was said: where rows lie close together,
+        as in the clusters of low dimension, codes cannot tell them apart, and a larger `ef` would find nothing more."""
+        if oversampling is not None:
+            return math.ceil(k * oversampling)
+        return max(math.ceil(k * OVERSAMPLING[self.kind]), (ef or self.config.ef) // 2)
 
     @property
     def _removed_at(self) -> int:
@@ -326,7 +333,7 @@ class HnswIndex:
         """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
         graph = self.graph
         assert graph is not None
-        depth = math.ceil(k * OVERSAMPLING[self.kind])
+        depth = self._depth(k, ef, None)
         slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
         return slots, scores
 
