@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index import flat
-from vecstore.index.flat import Floats, Found, Rows
+from vecstore.index.flat import Floats, Found, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import scans
 from vecstore.kernels.pools import new_pools
-from vecstore.kernels.rows import gather_rows
 from vecstore.quantization import KINDS, Quantizer
 from vecstore.types import KIND_NAMES, Quantization
 
@@ -90,7 +89,7 @@ class CodeScan:
     def _fit(self, rows: Rows, slots: Slots) -> _Fitted | None:
         if len(slots) < MIN_ROWS:
             return None
-        sample, _ = _gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
+        sample, _ = gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
         quantizer = KINDS[self.kind].fit(sample, rows.metric, SEED)
         fitted = _Fitted(quantizer, len(slots), *quantizer.new_codes(0))
         return _encoded(_grown(fitted, rows.slots), rows, slots)
@@ -140,16 +139,10 @@ def _encoded(fitted: _Fitted, rows: Rows, slots: Slots) -> _Fitted:
     def work(first: int, last: int) -> None:
         for start in range(first, last, CHUNK):
             some = slots[start : min(start + CHUNK, last)]
-            vectors, norms = _gathered(rows, some)
+            vectors, norms = gathered(rows, some)
             codes, terms = fitted.quantizer.new_codes(len(some))
             fitted.quantizer.encode(vectors, norms, codes, terms)
             fitted.codes[some], fitted.terms[some] = codes, terms
 
     over_ranges(len(slots), CHUNK, flat.threads_for(rows, 1, None), work)
     return fitted
-
-
-def _gathered(rows: Rows, slots: Slots) -> tuple[Floats, Floats]:
-    vectors, norms = np.empty((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
-    gather_rows(rows.blocks, rows.shift, rows.dim, slots.astype(np.int32), vectors, norms)
-    return vectors, norms

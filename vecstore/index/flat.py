@@ -88,6 +88,13 @@ def best_of(
     return _unpack(rescore(rows, query, slots, min(k, max(1, len(slots))), _bound(threshold)), threshold)
 
 
+def gathered(rows: Rows, slots: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Copies of the rows of some slots, `(n, dim)`, and their norms."""
+    vectors, norms = np.empty((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
+    kernels.gather_rows(rows.blocks, rows.shift, rows.dim, slots.astype(np.int32), vectors, norms)
+    return vectors, norms
+
+
 def _bound(threshold: float | None) -> np.float32:
     """The float32 just below a threshold: what the kernels let pass; the rest is compared in float64."""
     with np.errstate(over="ignore"):

@@ -32,10 +32,9 @@ from vecstore.index.arrays import (
     aligned,
     cosine_table,
 )
-from vecstore.index.flat import METRICS, Rows
+from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import linking, upkeep, walks
-from vecstore.kernels.rows import gather_rows
 from vecstore.types import HNSW, Metric
 
 Slots = npt.NDArray[np.int64]
@@ -469,13 +468,6 @@ class Graph:
             for slot, row in zip(arrays.slots[: arrays.linked], arrays.links[: arrays.linked], strict=True)
             if slot >= 0
         }
-
-
-def gathered(rows: Rows, slots: Slots) -> tuple[Floats, Floats]:
-    """Copies of the rows of some slots, `(n, dim)`, and their norms."""
-    vectors, norms = np.empty((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
-    gather_rows(rows.blocks, rows.shift, rows.dim, slots.astype(np.int32), vectors, norms)
-    return vectors, norms
 
 
 def _columns(coder: Coder, pair_columns: int, size: int) -> tuple[npt.NDArray[np.uint8], Floats, Floats]:

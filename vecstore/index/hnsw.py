@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from vecstore.index import flat
 from vecstore.index.arrays import Coder
-from vecstore.index.flat import Floats, Found, Rows
-from vecstore.index.graph import Graph, Slots, gathered
+from vecstore.index.flat import Floats, Found, Rows, gathered
+from vecstore.index.graph import Graph, Slots
 from vecstore.index.parallel import cpus
 from vecstore.quantization import KINDS
 from vecstore.quantization.whole import Whole
@@ -273,7 +273,7 @@ class HnswIndex:
         if others may bring the index further up meanwhile.
         """
         graph = self.graph
-        if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef, 1.0) and matches <= FIT_FROM):
+        if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef) and matches <= FIT_FROM):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         k = min(k, max(1, matches))
         depth = self._depth(k, ef, oversampling)
@@ -356,9 +356,9 @@ class HnswIndex:
         if share < 1:
             wide = min(math.ceil(wide / share), max(wide, MAX_EF))
         scanned = nodes * PASSED + matches * CODE
-        scan = not arrays.linked or scanned < _walk_cost(wide, 1.0) + (nodes - arrays.linked) * CODE
+        scan = not arrays.linked or scanned < _walk_cost(wide) + (nodes - arrays.linked) * CODE
         if threads is None:
-            cost = scanned if scan else _walk_cost(wide, 1.0)
+            cost = scanned if scan else _walk_cost(wide)
             threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
         ef_now = depth if scan else wide
         slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, scan=scan, threads=threads)
@@ -382,8 +382,8 @@ def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:
     graph.add(rows, change.added, threads)
 
 
-def _walk_cost(ef: int, share: float) -> float:
-    return ef / share * CANDIDATE
+def _walk_cost(ef: int) -> float:
+    return ef * CANDIDATE
 
 
 def _options(config: HNSW) -> dict[str, Any]:
