@@ -30,6 +30,7 @@ from vecstore.errors import (
 )
 from vecstore.keywords import verb
 from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
 from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
@@ -101,9 +102,13 @@ class Database(DatabaseVerbs):
             with disk_errors(parent):
                 try:
                     unfinished.mkdir()
+                    reach("create.folder")
                     Store.create(unfinished, _config(info))
+                    reach("create.written")
                     unfinished.rename(parent / info.name)
+                    reach("create.renamed")
                     sync_folder(parent)
+                    reach("create.synced")
                 except BaseException:
                     shutil.rmtree(unfinished, ignore_errors=True)
                     raise
@@ -163,14 +168,19 @@ class Database(DatabaseVerbs):
                 raise self._no_collection(name)
             parent = self.path / COLLECTIONS
             leftover = parent / f".{name}-{secrets.token_hex(4)}"
+            reach("drop.before")
             with disk_errors(parent):
                 (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
+                reach("drop.renamed")
                 sync_folder(parent)
+            reach("drop.synced")
             Store.close_dropped(leftover)
             dropped = self._open_collections.pop(name, None)
             if dropped is not None:
                 dropped._dropped()
+            reach("drop.closed")
             shutil.rmtree(leftover, ignore_errors=True)
+            reach("drop.deleted")
 
     def _no_collection(self, name: str) -> CollectionNotFoundError:
         names = self.list_collections()
@@ -236,7 +246,9 @@ def _lay_out(path: Path) -> None:
             file.write(json.dumps({"vecstore": FORMAT}) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        reach("open.marker_written")
         unfinished.rename(path / MARKER)
+        reach("open.marker_renamed")
         sync_folder(path)
         sync_folder(path.parent)
 
@@ -259,6 +271,7 @@ def _remove_leftovers(parent: Path) -> None:
     """Delete what a killed process left half created or half dropped."""
     for entry in parent.iterdir():
         if entry.name.startswith("."):
+            reach("open.leftovers")
             shutil.rmtree(entry, ignore_errors=True)
 
 
