@@ -1,6 +1,6 @@
 """Named points between durable steps, at which a test can kill the process: `VECSTORE_FAILPOINT=name[:count]`.
 
-A point is passed in some 30 ns unless it is armed; then the process is killed (SIGKILL) when it is reached for the
+A point is passed in less than 0.1 us unless it is armed; then the process is killed (SIGKILL) when it is reached for the
 count-th time, the first by default. `tests/crash` kills a process at each of POINTS.
 """
 
