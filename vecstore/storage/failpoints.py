@@ -1,7 +1,7 @@
 """Named points between durable steps, at which a test can kill the process: `VECSTORE_FAILPOINT=name[:count]`.
 
-A point is passed in less than 0.1 us unless it is armed; then the process is killed (SIGKILL) when it is reached for the
-count-th time, the first by default. `tests/crash` kills a process at each of POINTS.
+A point is passed in less than 0.1 us unless it is armed; then the process is killed (SIGKILL) when it is reached for
+the count-th time, the first by default. `tests/crash` kills a process at each of POINTS.
 """
 
 from __future__ import annotations
