@@ -25,6 +25,7 @@ from vecstore.keywords import verb
 from vecstore.storage import folder
 from vecstore.storage.backup import back_up
 from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
 from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
@@ -91,9 +92,13 @@ class Database(DatabaseVerbs):
             with disk_errors(parent):
                 try:
                     unfinished.mkdir()
+                    reach("create.folder")
                     Store.create(unfinished, _config(info))
+                    reach("create.written")
                     unfinished.rename(parent / info.name)
+                    reach("create.renamed")
                     sync_folder(parent)
+                    reach("create.synced")
                 except BaseException:
                     shutil.rmtree(unfinished, ignore_errors=True)
                     raise
@@ -153,14 +158,19 @@ class Database(DatabaseVerbs):
                 raise self._no_collection(name)
             parent = self.path / folder.COLLECTIONS
             leftover = parent / f".{name}-{secrets.token_hex(4)}"
+            reach("drop.before")
             with disk_errors(parent):
                 (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
+                reach("drop.renamed")
                 sync_folder(parent)
+            reach("drop.synced")
             Store.close_dropped(leftover)
             dropped = self._open_collections.pop(name, None)
             if dropped is not None:
                 dropped._dropped()
+            reach("drop.closed")
             shutil.rmtree(leftover, ignore_errors=True)
+            reach("drop.deleted")
 
     @verb
     def backup(self, path: str | os.PathLike[str]) -> None:

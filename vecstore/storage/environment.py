@@ -30,6 +30,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
+from vecstore.storage.failpoints import reach
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
@@ -190,7 +191,10 @@ class Environment:
         self._enter()
         try:
             with self._env.begin(write=True, buffers=True) as txn:
-                return work(txn)
+                result = work(txn)
+                reach("commit.before")
+            reach("commit.after")
+            return result
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
@@ -209,6 +213,7 @@ class Environment:
             )
         self._alone(lambda: self._remap(size))
         self._map_size = size
+        reach("map.grown")
 
     def _remap(self, size: int) -> None:
         self._env.set_mapsize(size)

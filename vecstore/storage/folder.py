@@ -16,6 +16,7 @@ from typing import Final
 
 from vecstore.errors import FormatVersionError, NotADatabaseError
 from vecstore.storage.environment import sync_folder
+from vecstore.storage.failpoints import reach
 
 FORMAT: Final = 1
 MARKER: Final = "VECSTORE"
@@ -46,7 +47,9 @@ def lay_out(path: Path) -> None:
             file.write(json.dumps({"vecstore": FORMAT}) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        reach("open.marker_written")
         unfinished.rename(path / MARKER)
+        reach("open.marker_renamed")
         sync_folder(path)
         sync_folder(path.parent)
 
@@ -70,6 +73,7 @@ def remove_leftovers(parent: Path) -> None:
     """Delete what a killed process left half created or half dropped."""
     for entry in parent.iterdir():
         if entry.name.startswith("."):
+            reach("open.leftovers")
             shutil.rmtree(entry, ignore_errors=True)
 
 
