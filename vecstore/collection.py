@@ -187,7 +187,9 @@ class Collection(CollectionVerbs):
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
         state = view.state
         self._codes.follow(rows, state.lsn, state.count, view.table.live_slots, view.added_since)
-        return self._codes.search(rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling)
+        return self._codes.search(
+            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=state.lsn
+        )
 
     # -- indexing --------------------------------------------------------------------------------------------
 
@@ -268,6 +270,28 @@ class Collection(CollectionVerbs):
         with self._view() as view:
             return check_store(view)
 
+    def _compact(self) -> None:
+        self._refuse_closed()
+        if self._read_only:
+            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
+        self._store.compact(self._order, self._renumbering)
+
+    def _order(self, view: View) -> Slots:
+        if self._indexing is None:
+            return view.table.live_slots()
+        if not self._indexing.index.scans(view.state.count):
+            self._indexing.follow(view)
+        return self._indexing.order(view)
+
+    @contextlib.contextmanager
+    def _renumbering(self, slots: Slots, lsn: int, view: View) -> Iterator[None]:
+        derived = self._codes or self._index
+        if derived is None:
+            yield
+        else:
+            with derived.renumbering(slots, view.state.lsn, lsn):
+                yield
+
     @verb
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
@@ -302,7 +326,7 @@ class Collection(CollectionVerbs):
 
     def _current(self) -> bool:
         """Whether its file is still the collection's: a writer may have dropped it, and created another."""
-        return self._store.env.still_there()
+        return self._store.is_current()
 
     def _dropped(self) -> None:
         """There is nothing left to index, although the handle may stay: its calls say what happened."""

@@ -48,6 +48,16 @@ class Indexing:
         """Bring the index up to a view."""
         self.index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
 
+    def order(self, view: View) -> Slots:
+        """The live slots of a view in the order of the graph's nodes, so that neighbours lie near each other."""
+        live, graph = view.table.live_slots(), self.index.graph
+        if graph is None or self.index.lsn < view.state.lsn:
+            return live
+        arrays = graph.arrays
+        nodes = arrays.slots[: arrays.count].astype(np.int64)
+        known = nodes[np.isin(nodes, live)]
+        return np.concatenate([known, np.setdiff1d(live, known)])
+
     def _step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
         index = self.index

@@ -5,9 +5,10 @@ While there are few rows they are scanned exactly. From FIT_FROM rows on there a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -175,6 +176,25 @@ class HnswIndex:
             self.graph.settle(cpus())
             self.graph.recode(self._fitted(rows, live), rows, len(live))
             return True
+
+    @contextlib.contextmanager
+    def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
+        """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
+        write `lsn`. Searches of either may run: those of earlier ones scan the rows that they see."""
+        with self._following:
+            yield
+            if self._lsn != before:
+                return  # `follow` will find that it cannot know what has changed
+            self._removals = (lsn, ())
+            if self.graph is not None:
+                self.graph.renumber_slots(inverse(slots))
+            self._version += 1
+            known = slots < len(self._ids)
+            ids = np.full(len(slots), -1, np.int64)
+            ids[known] = self._ids[slots[known]]
+            self._ids, self._ids_lsn = ids, lsn if self._ids_lsn == before else -1
+            self._version += 1
+            self._lsn = lsn
 
     # -- linking ---------------------------------------------------------------------------------------------
 
@@ -379,6 +399,13 @@ class HnswIndex:
         if self.graph is not None:
             return self.graph.figures()
         return dict(NO_FIGURES)
+
+
+def inverse(slots: Slots) -> Slots:
+    """Where each slot stands in `slots`, -1 for those that do not."""
+    numbers = np.full(int(slots.max(initial=-1)) + 1, -1, np.int64)
+    numbers[slots] = np.arange(len(slots))
+    return numbers
 
 
 def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from vecstore.errors import AlreadyExistsError, CollectionNotFoundError
 from vecstore.storage import folder
+from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import disk_errors, sync, sync_folder
-from vecstore.storage.store import DATA_FILE, Store
+from vecstore.storage.store import Store
 
 
 def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:

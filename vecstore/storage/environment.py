@@ -31,6 +31,7 @@ from vecstore.errors import (
     VecstoreError,
 )
 from vecstore.storage.failpoints import reach
+from vecstore.storage.lock import not_replaced
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
@@ -43,11 +44,22 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 
+class ReplacedError(Exception):
+    """The path leads to another file than the one that was opened: that of a compaction, or none."""
+
+
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
+    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does. A file that takes the place of
+    another takes over its `turn` to write."""
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, max_size: int | None = None, create: bool = False
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        max_size: int | None = None,
+        create: bool = False,
+        turn: threading.RLock | None = None,
     ) -> None:
         self.path = path
         self.read_only = read_only
@@ -59,16 +71,22 @@ class Environment:
         self.on_remap: Callable[[], None] = lambda: None
         self._exclusive = False
         self._closed: Callable[[], VecstoreError] | None = None
-        self._writing = threading.RLock()
+        self._retired: Callable[[], Exception] | None = None
+        self.turn = turn or threading.RLock()
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
+        with not_replaced(path.parent):
+            self._open(create)
+
+    def _open(self, create: bool) -> None:
+        path = self.path
         try:
             self._env = lmdb.open(
                 os.fspath(path),
                 subdir=False,
                 map_size=self._map_size,
-                readonly=read_only,
+                readonly=self.read_only,
                 max_dbs=len(DATABASES),
                 max_readers=MAX_READERS,
                 max_spare_txns=8,
@@ -87,7 +105,7 @@ class Environment:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
 
     def db(self, name: str) -> Any:
         """The handle of one of DATABASES."""
@@ -98,28 +116,36 @@ class Environment:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
         """A read transaction; what it returns are memoryviews into the map, gone with it."""
-        self._enter()
+        txn = self.begin()
         try:
-            txn = self._begin()
-            try:
-                yield txn
-            finally:
-                txn.abort()
+            yield txn
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         finally:
-            self._leave()
+            self.end(txn)
 
-    def _begin(self) -> Any:
+    def begin(self) -> Any:
+        """Begin a read transaction, for `end`; ReplacedError if the path leads to another file by now."""
         while True:
+            self._enter()
             try:
                 return self._env.begin(buffers=True)
             except lmdb.MapResizedError:  # the writer, another process, has grown its map
                 self._leave()
-                try:
-                    self._alone(lambda: self._remap(0))
-                finally:
-                    self._enter()
+                self._alone(lambda: self._remap(0) if self._retired is None else None)
+            except lmdb.Error as error:
+                self._leave()
+                raise self.translate(error) from error
+            except BaseException:
+                self._leave()
+                raise
+
+    def end(self, txn: Any) -> None:
+        """End a read transaction."""
+        try:
+            txn.abort()
+        finally:
+            self._leave()
 
     def _enter(self) -> None:
         if os.getpid() != self._pid:
@@ -129,17 +155,26 @@ class Environment:
         with self._gate:
             while self._exclusive:
                 self._gate.wait()
+            if self._retired is not None:
+                raise self._retired()
             if self._closed is not None:
                 raise self._closed()
             if self.read_only and not self.still_there():
-                raise self.dropped()
+                raise ReplacedError
             self._readers += 1
 
     def _leave(self) -> None:
         with self._gate:
             self._readers -= 1
             if not self._readers:
+                if self._retired is not None:
+                    self._shut(ClosedError)
                 self._gate.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed is not None
 
     def still_there(self) -> bool:
         """Whether the path leads to the file that was opened."""
@@ -171,7 +206,7 @@ class Environment:
         """The turn to write, one thread at a time."""
         if self.read_only:
             raise ReadOnlyError(f"{self.path.parent.name} was opened with read_only=True")
-        with self._writing:
+        with self.turn:
             yield
 
     def write(self, work: Callable[[Any], T]) -> T:
@@ -198,7 +233,7 @@ class Environment:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         finally:
             self._leave()
 
@@ -236,7 +271,7 @@ class Environment:
         try:
             self._env.copy(os.fspath(target), compact=True, txn=txn)
         except lmdb.Error as error:
-            raise self._translate(error, target) from error
+            raise self.translate(error, target) from error
 
     def dropped(self) -> VecstoreError:
         """The error of a collection that was dropped while it was open."""
@@ -248,15 +283,23 @@ class Environment:
         if os.getpid() != self._pid:
             return  # the parent's file: closing it here would release the parent's locks
 
-        def shut() -> None:
-            if self._closed is None:
-                self._closed = because
-                self._env.close()
+        with self.turn:
+            self._alone(lambda: self._shut(because))
 
-        with self._writing:
-            self._alone(shut)
+    def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
+        """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls
+        raise `because()`."""
+        with self._gate:
+            self._retired = because
+            if not self._readers:
+                self._shut(ClosedError)
 
-    def _translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
+    def _shut(self, because: Callable[[], VecstoreError]) -> None:
+        if self._closed is None:
+            self._closed = because
+            self._env.close()
+
+    def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
         path = str(self.path)
         if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
