@@ -95,7 +95,9 @@ class Collection(CollectionVerbs):
             self._add(write, id_keys, rows, rows.payloads or [None] * len(id_keys))
             return WriteResult(write.lsn, inserted=len(slots) - len(old), updated=len(old))
 
-        return self._transaction(work)
+        size = 0 if rows.vectors is None else rows.vectors.nbytes
+        size += sum(map(len, filter(None, rows.payloads or ())))
+        return self._transaction(work, size)
 
     def _add(self, write: Transaction, id_keys: list[bytes], rows: Rows, payloads: Sequence[bytes | None]) -> None:
         assert rows.vectors is not None and rows.norms is not None
@@ -133,19 +135,19 @@ class Collection(CollectionVerbs):
 
         return self._transaction(work)
 
-    def _transaction(self, work: Callable[[Transaction], WriteResult]) -> WriteResult:
+    def _transaction(self, work: Callable[[Transaction], WriteResult], size: int = 0) -> WriteResult:
         self._refuse_closed()
         if self._read_only:
             raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
         if self._index is None:
-            return self._store.write(work)
+            return self._store.write(work, size)
         error = self._indexer.take_error()
         if error is not None:
             raise StateError(
                 f'collection "{self.name}": indexing in the background failed ({type(error).__name__}: {error}). '
                 "This call wrote nothing, and nothing is lost: searches scan what is not linked. Try again"
             ) from error
-        result = self._store.write(work)
+        result = self._store.write(work, size)
         self._wait_for_room()
         return result
 
