@@ -73,16 +73,15 @@ class Block:
 
     def __init__(self, layout: Layout, number: int, old: Buffer | None = None) -> None:
         self.number = number
-        self.lsn = 0  # of the last write to it
         self.buffer = bytearray(layout.size if old is None else old)
         self.vectors = np.frombuffer(self.buffer, np.float32, layout.rows * layout.dim, HEADER_SIZE)
         self.vectors = self.vectors.reshape(layout.rows, layout.dim)
         self.norms = np.frombuffer(self.buffer, np.float32, layout.rows, layout.norms_at)
 
-    def seal(self) -> bytearray:
+    def seal(self, lsn: int) -> bytearray:
         """Write the header with its checksum; the bytes to store."""
         rows, dim = self.vectors.shape
-        _HEADER.pack_into(self.buffer, 0, MAGIC, VERSION, FLOAT32, rows, dim, self.number, self.lsn, 0)
+        _HEADER.pack_into(self.buffer, 0, MAGIC, VERSION, FLOAT32, rows, dim, self.number, lsn, 0)
         struct.pack_into("<Q", self.buffer, 24, _checksum(self.buffer))
         return self.buffer
 

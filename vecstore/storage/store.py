@@ -225,7 +225,7 @@ class Store:
                     raise
                 except Exception as error:
                     if write.touched or isinstance(error, lmdb.Error):
-                        raise _Spoilt(one, error) from error
+                        raise _SpoiltError(one, error) from error
                     one.error = error
                 else:
                     allocator.follow(write)
@@ -233,7 +233,7 @@ class Store:
 
         try:
             self.env.write_once(run)
-        except _Spoilt as spoilt:
+        except _SpoiltError as spoilt:
             error = spoilt.error
             spoilt.one.error = self.env.translate(error) if isinstance(error, lmdb.Error) else error
             spoilt.one.done = True
@@ -295,7 +295,7 @@ class Store:
             del _shared[key]
 
 
-class _Spoilt(Exception):
+class _SpoiltError(Exception):
     """A work has failed when it had changed something already."""
 
     def __init__(self, one: Pending, error: Exception) -> None:

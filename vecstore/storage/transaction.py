@@ -100,10 +100,11 @@ class Turn:
         self.allocator = allocator
         self.state = log.last(txn, env.db("log"))
         self._blocks: dict[int, Block] = {}
+        self._lsns: dict[int, int] = {}  # of the last write to each
         self._chunks: dict[int, bytearray] = {}
 
-    def block(self, number: int, whole: bool) -> Block:
-        """A block to change, with what it held before unless the `whole` of it is new."""
+    def block(self, number: int, lsn: int, whole: bool) -> Block:
+        """A block that the write `lsn` is to change, with what it held before unless the `whole` of it is new."""
         block = self._blocks.get(number)
         if block is None:
             if len(self._blocks) == BLOCKS_AT_ONCE:
@@ -112,6 +113,7 @@ class Turn:
             if old is not None:
                 self._verify(old, number)
             block = self._blocks[number] = Block(self.layout, number, old)
+        self._lsns[number] = lsn
         return block
 
     def chunk(self, number: int) -> bytearray:
@@ -126,7 +128,7 @@ class Turn:
         """Store what has gathered."""
         db = self.env.db("vector:vector")
         for number, block in self._blocks.items():
-            self.txn.put(keys.block_key(number), block.seal(), db=db)
+            self.txn.put(keys.block_key(number), block.seal(self._lsns[number]), db=db)
         db = self.env.db("live")
         for number, chunk in self._chunks.items():
             self.txn.put(keys.chunk_key(number), chunk, db=db)
@@ -226,11 +228,10 @@ class Transaction(Reader):
         numbers = slots >> self.layout.shift
         bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(slots)]
         for first, last in itertools.pairwise(bounds if len(slots) else []):
-            block = self.turn.block(int(numbers[first]), last - first == rows)
+            block = self.turn.block(int(numbers[first]), self.state.lsn + 1, last - first == rows)
             within = slots[first:last] & (rows - 1)
             block.vectors[within] = vectors[first:last]
             block.norms[within] = norms[first:last]
-            block.lsn = self.state.lsn + 1
 
     def _mark(self, slots: Slots, alive: bool) -> None:
         """Set or clear the live bits of some ascending slots."""
