@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecstore import arguments
 from vecstore.arguments import Rows, pack_payload, unpack_payload
 from vecstore.errors import (
     AlreadyExistsError,
@@ -27,7 +29,9 @@ from vecstore.index import flat
 from vecstore.index.codes import CodeScan
 from vecstore.index.hnsw import NO_FIGURES
 from vecstore.indexing import Indexing
+from vecstore.keywords import verb
 from vecstore.storage import keys
+from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
@@ -265,6 +269,13 @@ class Collection(CollectionVerbs):
         """Read and verify everything that is stored; what is wrong, or an empty list."""
         with self._view() as view:
             return check_store(view)
+
+    @verb
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
+        `Database.backup`."""
+        self._refuse_closed()
+        back_up(arguments.folder(path, "path"), [(self.name, self._store)])
 
     def _rows_of(self, view: View) -> flat.Rows:
         """Where the rows of a view are; made once for each commit."""

@@ -30,6 +30,7 @@ from vecstore.errors import (
 from vecstore.storage import blocks, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment, sync_folder
+from vecstore.storage.failpoints import reach
 from vecstore.storage.group import Pending, WriteQueue, again
 from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
@@ -129,6 +130,7 @@ class Store:
     def create(cls, folder: Path, config: dict[str, Any]) -> None:
         """Lay an empty store into an existing, empty folder, durably."""
         env = Environment(folder / DATA_FILE, create=True)
+        reach("create.laid_out")
         try:
             layout = Layout.of(config["dim"])
             full = {"magic": MAGIC, "format": FORMAT, **config, "shift": layout.shift}
@@ -218,9 +220,12 @@ class Store:
             for one in batch:
                 one.error = None
                 write = Transaction(turn)
+                reach("write.begun")
                 try:
                     one.result = one.work(write)
+                    reach("write.worked")
                     write.finish()
+                    reach("write.logged")
                 except lmdb.MapFullError:
                     raise
                 except Exception as error:

@@ -17,6 +17,7 @@ from vecstore.errors import CorruptionError, DatabaseFullError
 from vecstore.storage import blocks, keys, log
 from vecstore.storage.blocks import Block, Layout
 from vecstore.storage.environment import Environment
+from vecstore.storage.failpoints import reach
 from vecstore.storage.log import NO_SLOTS, Slots, State
 from vecstore.storage.reader import Reader
 from vecstore.storage.rows import seal_rows
@@ -129,6 +130,7 @@ class Turn:
         db = self.env.db("vector:vector")
         for number, block in self._blocks.items():
             self.txn.put(keys.block_key(number), block.seal(self._lsns[number]), db=db)
+            reach("write.block")
         db = self.env.db("live")
         for number, chunk in self._chunks.items():
             self.txn.put(keys.chunk_key(number), chunk, db=db)
