@@ -71,7 +71,7 @@ class Environment:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
 
     def _open(self, create: bool = False) -> None:
         self._env = lmdb.open(
@@ -109,7 +109,7 @@ class Environment:
             finally:
                 txn.abort()
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         finally:
             self._leave()
 
@@ -172,11 +172,15 @@ class Environment:
         finally:
             self.on_remap()
 
-    def _enter(self) -> None:
+    def refuse_forked(self) -> None:
+        """StateError in a child of the process that opened the file: locks and transactions are its parent's."""
         if os.getpid() != self._pid:
             raise StateError(
                 f"{self.path.parent} was opened before this process was forked; open it again in the child"
             )
+
+    def _enter(self) -> None:
+        self.refuse_forked()
         with self._gate:
             while self._exclusive:
                 self._gate.wait()
@@ -233,11 +237,12 @@ class Environment:
         with self.writing():
             while True:
                 try:
-                    return self._write_once(work)
+                    return self.write_once(work)
                 except lmdb.MapFullError:
-                    self._grow()
+                    self.grow()
 
-    def _write_once(self, work: Callable[[Any], T]) -> T:
+    def write_once(self, work: Callable[[Any], T]) -> T:
+        """The same without growing: MapFullError of LMDB where the map is too small, to be met by `grow`."""
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
         self._enter()
         try:
@@ -255,11 +260,17 @@ class Environment:
                     "or repeat it",
                     path=str(self.path),
                 ) from error
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         finally:
             self._leave()
 
-    def _grow(self) -> None:
+    def last_txn_id(self) -> int:
+        """The transaction that was committed last."""
+        number: int = self._env.info()["last_txnid"]
+        return number
+
+    def grow(self) -> None:
+        """Double the map, once no reader is in it; DatabaseFullError if `max_size` forbids it."""
         size = self._map_size * 2 if self.max_size is None else min(self._map_size * 2, self.max_size)
         if size <= self._map_size:
             raise DatabaseFullError(
@@ -293,7 +304,7 @@ class Environment:
         try:
             self._env.copy(os.fspath(target), compact=True, txn=txn)
         except lmdb.Error as error:
-            raise self._translate(error, target) from error
+            raise self.translate(error, target) from error
 
     def dropped(self) -> VecstoreError:
         """The error of a collection that was dropped while it was open."""
@@ -313,7 +324,7 @@ class Environment:
         with self._writing:
             self._alone(shut)
 
-    def _translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
+    def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
         path = str(self.path)
         if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
