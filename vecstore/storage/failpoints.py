@@ -26,10 +26,10 @@ POINTS: Final = (
     "drop.synced",
     "drop.closed",  # before its files are deleted
     "drop.deleted",
-    "write.begun",  # a transaction is open, nothing was put into it
-    "write.block",  # after one block of vectors was rewritten in it
-    "write.worked",  # all is put but the log record
+    "write.begun",  # a transaction is open, and holds nothing of this write
+    "write.worked",  # its rows and ids are put, but not the log record
     "write.logged",
+    "write.block",  # after one of the blocks of vectors was rewritten
     "commit.before",
     "commit.after",
     "log.trim",  # before old records are deleted in a transaction
