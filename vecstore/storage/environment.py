@@ -14,7 +14,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
@@ -32,6 +32,9 @@ from vecstore.errors import (
 )
 from vecstore.storage.failpoints import reach
 
+if TYPE_CHECKING:
+    from vecstore.storage.interval import Syncer
+
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
@@ -44,10 +47,17 @@ T = TypeVar("T")
 
 
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
+    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does. With `sync_interval` commits
+    are synced every so many seconds, else each before it returns."""
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, max_size: int | None = None, create: bool = False
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        max_size: int | None = None,
+        create: bool = False,
+        sync_interval: float | None = None,
     ) -> None:
         self.path = path
         self.read_only = read_only
@@ -75,6 +85,7 @@ class Environment:
                 mode=0o644,
                 # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
                 lib_version=0,
+                sync=sync_interval is None,
                 # A scan reads the file in order; an index that reads single rows will want this off.
                 readahead=True,
             )
@@ -83,6 +94,11 @@ class Environment:
             self._dbs: dict[str, Any] = {}
             for name in DATABASES:
                 self._dbs[name] = self._env.open_db(name.encode(), create=create)
+            self._syncer: Syncer | None = None
+            if sync_interval is not None:
+                from vecstore.storage.interval import Syncer
+
+                self._syncer = Syncer(self._env, path, sync_interval, self._writing)
         except lmdb.NotFoundError:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
@@ -195,9 +211,13 @@ class Environment:
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
         self._enter()
         try:
+            if self._syncer is not None:
+                self._syncer.before_commit()
             with self._env.begin(write=True, buffers=True) as txn:
                 result = work(txn)
                 reach("commit.before")
+            if self._syncer is not None:
+                self._syncer.committed()
             reach("commit.after")
             return result
         except lmdb.MapFullError:
@@ -206,6 +226,14 @@ class Environment:
             raise self.translate(error) from error
         finally:
             self._leave()
+
+    def settle(self) -> None:
+        """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
+        if self._syncer is not None:
+            try:
+                self._syncer.settle()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
 
     def last_txn_id(self) -> int:
         """The transaction that was committed last."""
@@ -222,6 +250,7 @@ class Environment:
                 path=str(self.path),
                 limit=self.max_size,
             )
+        self.settle()  # its transactions do not outlive the map
         self._alone(lambda: self._remap(size))
         self._map_size = size
         reach("map.grown")
@@ -265,7 +294,13 @@ class Environment:
                 self._env.close()
 
         with self._writing:
-            self._alone(shut)
+            try:
+                if self._syncer is not None and self._closed is None:
+                    self._syncer.close()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+            finally:
+                self._alone(shut)
 
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
