@@ -73,37 +73,41 @@ class Environment:
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
+        self._dbs: dict[str, Any] = {}
+        self._sync_interval = sync_interval
+        self._syncer: Syncer | None = None
         try:
-            self._env = lmdb.open(
-                os.fspath(path),
-                subdir=False,
-                map_size=self._map_size,
-                readonly=read_only,
-                max_dbs=len(DATABASES),
-                max_readers=MAX_READERS,
-                max_spare_txns=8,
-                mode=0o644,
-                # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
-                lib_version=0,
-                sync=sync_interval is None,
-                # A scan reads the file in order; an index that reads single rows will want this off.
-                readahead=True,
-            )
-            self._env.reader_check()
+            self._open(create)
             self.inode = path.stat().st_ino
-            self._dbs: dict[str, Any] = {}
-            for name in DATABASES:
-                self._dbs[name] = self._env.open_db(name.encode(), create=create)
-            self._syncer: Syncer | None = None
-            if sync_interval is not None:
-                from vecstore.storage.interval import Syncer
-
-                self._syncer = Syncer(self._env, path, sync_interval, self._writing)
         except lmdb.NotFoundError:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
             raise self.translate(error) from error
+
+    def _open(self, create: bool = False) -> None:
+        self._env = lmdb.open(
+            os.fspath(self.path),
+            subdir=False,
+            map_size=self._map_size,
+            readonly=self.read_only,
+            max_dbs=len(DATABASES),
+            max_readers=MAX_READERS,
+            max_spare_txns=8,
+            mode=0o644,
+            # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
+            lib_version=0,
+            sync=self._sync_interval is None,
+            # A scan reads the file in order; an index that reads single rows will want this off.
+            readahead=True,
+        )
+        self._env.reader_check()
+        for name in DATABASES:
+            self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        if self._sync_interval is not None:
+            from vecstore.storage.interval import Syncer
+
+            self._syncer = Syncer(self._env, self.path, self._sync_interval, self._writing)
 
     def db(self, name: str) -> Any:
         """The handle of one of DATABASES."""
@@ -126,16 +130,66 @@ class Environment:
         finally:
             self._leave()
 
-    def _begin(self) -> Any:
+    def _begin(self, *, write: bool = False) -> Any:
         while True:
             try:
-                return self._env.begin(buffers=True)
+                return self._env.begin(buffers=True, write=write)
             except lmdb.MapResizedError:  # the writer, another process, has grown its map
-                self._leave()
-                try:
-                    self._alone(lambda: self._remap(0))
-                finally:
-                    self._enter()
+                self._aside(lambda: self._remap(0))
+            except lmdb.PanicError:  # a commit has failed in its last step, in this process
+                self._aside(self._revive)
+
+    def _aside(self, action: Callable[[], None]) -> None:
+        """Run `action` for a reader that has found no way in, once no other is in the map."""
+
+        def unless_closed() -> None:
+            if self._closed is None:
+                action()
+
+        with self._gate:
+            self._readers -= 1
+            self._gate.notify_all()
+            try:
+                self._alone(unless_closed)
+            finally:
+                self._readers += 1
+            if self._closed is not None:
+                raise self._closed()
+
+    def _given_up(self) -> bool:
+        """Whether LMDB takes no more transactions, because it could not write a meta page."""
+        try:
+            self._env.begin().abort()
+        except lmdb.PanicError:
+            return True
+        return False
+
+    def _revive(self) -> None:
+        """Open a file anew that LMDB has given up.
+
+        LMDB has put the meta page back, but into the page cache: it must be on the disk before a page of the failed
+        commit is used again, or a power loss would find the meta page of that commit, and pages of a later one.
+        """
+        if not self._given_up():
+            return  # another thread was first
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise StorageError(
+                f"{self.path}: a commit has failed, and the disk does not yet take what would end it ({error})",
+                path=str(self.path),
+            ) from error
+        if self._syncer is not None:
+            self._syncer.detach()
+        self._env.close()
+        try:
+            self._open()
+        except lmdb.Error as error:
+            message = f"{self.path} could not be opened anew after a failed commit ({error}); open the database again"
+            self._closed = lambda: StorageError(message, path=str(self.path))
+            raise self._closed() from error
+        finally:
+            self.on_remap()
 
     def refuse_forked(self) -> None:
         """StateError in a child of the process that opened the file: locks and transactions are its parent's."""
@@ -213,7 +267,7 @@ class Environment:
         try:
             if self._syncer is not None:
                 self._syncer.before_commit()
-            with self._env.begin(write=True, buffers=True) as txn:
+            with self._begin(write=True) as txn:
                 result = work(txn)
                 reach("commit.before")
             if self._syncer is not None:
@@ -223,6 +277,12 @@ class Environment:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
+            if self._given_up():
+                raise StorageError(
+                    f"{self.path}: {error} in the last step of a commit. It was most likely not kept; read it back, "
+                    "or repeat it",
+                    path=str(self.path),
+                ) from error
             raise self.translate(error) from error
         finally:
             self._leave()

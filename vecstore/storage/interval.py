@@ -257,10 +257,7 @@ class Syncer:
 
     def close(self) -> None:
         """Sync everything and forget the record. The thread has ended when this returns."""
-        self._stopping = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._end_thread()
         try:
             if self._error is None:
                 self.settle()
@@ -269,12 +266,30 @@ class Syncer:
                     if self._path.parent.exists():
                         sync_folder(self._path.parent)
         finally:
-            for txn in (self._kept, self._newest and self._newest[0]):
-                if txn is not None:
-                    txn.abort()
-            os.close(self._data)
-            if self._record is not None:
-                os.close(self._record)
+            self._let_go()
+
+    def detach(self) -> None:
+        """Let go of an environment that was synced by another hand, and takes no more transactions."""
+        self._end_thread()
+        with self._stepping:
+            if self._last.open and self._error is None:
+                self._write(False, self._last.meta)
+        self._let_go()
+
+    def _end_thread(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _let_go(self) -> None:
+        for txn in (self._kept, self._newest and self._newest[0]):
+            if txn is not None:
+                txn.abort()
+        self._kept = self._newest = None
+        os.close(self._data)
+        if self._record is not None:
+            os.close(self._record)
 
     def _run(self) -> None:
         idle = 0.0
