@@ -60,7 +60,7 @@ KILLED = """
 import json, sys
 import numpy as np
 import vecstore
-db = vecstore.open(sys.argv[1], durability="interval", sync_interval=60)
+db = vecstore.open(sys.argv[1], durability="interval", sync_interval=float(sys.argv[2]))
 docs = db.create_collection("docs", 16, exist_ok=True)
 n = len(docs)
 while True:
@@ -73,7 +73,7 @@ while True:
 def test_a_killed_process_loses_nothing(tmp_path, process):
     count = 0
     for _ in range(3):
-        child = process(KILLED, tmp_path)
+        child = process(KILLED, tmp_path, 60)
         while child.read() < count + 20:
             pass
         child.popen.kill()
@@ -86,6 +86,17 @@ def test_a_killed_process_loses_nothing(tmp_path, process):
         assert docs.get(count - 1, with_vectors=True).vector[0] == count
         assert docs.check() == []
     assert not synced(tmp_path).exists()
+
+
+@pytest.mark.parametrize("failpoint", ["interval.synced", "interval.recorded"])
+def test_a_process_that_is_killed_in_a_sync_loses_nothing(tmp_path, process, monkeypatch, failpoint):
+    monkeypatch.setenv("VECSTORE_FAILPOINT", f"{failpoint}:3")
+    told = process(KILLED, tmp_path, 0.005).popen.stdout.read().split()
+    assert told
+    with vecstore.open(tmp_path) as db:
+        docs = db.get_collection("docs")
+        assert docs.get(int(told[-1]) - 1, with_vectors=True).vector[0] == int(told[-1])
+        assert docs.check() == []
 
 
 def test_the_thread_syncs_settles_when_idle_and_starts_again(tmp_path, monkeypatch):
@@ -382,6 +393,29 @@ def test_where_a_sync_fails_nothing_more_is_written_and_the_next_opening_is_at_t
     db.close()
     with vecstore.open(tmp_path) as db:
         assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
+        assert db.get_collection("docs").check() == []
+
+
+@calls_seen
+def test_a_commit_that_fails_in_its_last_step_leaves_a_collection_that_goes_on(tmp_path, opened, monkeypatch):
+    opened.insert(1, vector(1))
+    failed = []
+
+    def on_call(call):
+        if call.kind == "write" and call.offset < 2 * PAGE and not failed:
+            failed.append(call)
+            return Fail(errno.EIO)
+        return None
+
+    with storage_calls(on_call), pytest.raises(StorageError, match="in the last step of a commit"):
+        opened.insert(2, vector(2))
+    opened.insert(3, vector(3))
+    assert [record.id for record in opened.scroll().records] == [1, 3]
+    opened._store.env._syncer._step()
+    opened.insert(4, vector(4))
+    path = crashed(tmp_path, opened, monkeypatch)
+    with vecstore.open(path) as db:
+        assert [record.id for record in db.get_collection("docs").scroll().records] == [1, 3]
         assert db.get_collection("docs").check() == []
 
 

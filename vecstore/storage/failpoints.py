@@ -35,6 +35,9 @@ POINTS: Final = (
     "log.trim",  # before old records are deleted in a transaction
     "log.trimmed",
     "map.grown",
+    "interval.synced",  # with durability="interval": a sync is done, and not yet recorded
+    "interval.recorded",
+    "interval.put_back",  # after the machine went down: the meta pages are written, and not yet synced
 )
 """Every name that `reach` is called with."""
 
