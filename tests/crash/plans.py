@@ -9,7 +9,7 @@ import random
 import numpy as np
 
 DIM = 64
-MAX_ROWS = 300  # of one writer
+MAX_ROWS = 150  # of one writer
 
 
 def plan(seed, writer, number, mine):
