@@ -14,7 +14,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
@@ -33,6 +33,9 @@ from vecstore.errors import (
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import not_replaced
 
+if TYPE_CHECKING:
+    from vecstore.storage.interval import Syncer
+
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
@@ -49,8 +52,9 @@ class ReplacedError(Exception):
 
 
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does. A file that takes the place of
-    another takes over its `turn` to write."""
+    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does. With `sync_interval` commits
+    are synced every so many seconds, else each before it returns. A file that takes the place of another takes over
+    its `turn` to write."""
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Environment:
         read_only: bool = False,
         max_size: int | None = None,
         create: bool = False,
+        sync_interval: float | None = None,
         turn: threading.RLock | None = None,
     ) -> None:
         self.path = path
@@ -77,6 +82,8 @@ class Environment:
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
         self._dbs: dict[str, Any] = {}
+        self.sync_interval = sync_interval
+        self._syncer: Syncer | None = None
         try:
             with not_replaced(path.parent):
                 self._open(create)
@@ -99,12 +106,14 @@ class Environment:
             mode=0o644,
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
+            sync=self.sync_interval is None,
             # A scan reads the file in order; an index that reads single rows will want this off.
             readahead=True,
         )
         self._env.reader_check()
         for name in DATABASES:
             self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        self.resume_syncing()
 
     def db(self, name: str) -> Any:
         """The handle of one of DATABASES."""
@@ -193,6 +202,8 @@ class Environment:
                 f"{self.path}: a commit has failed, and the disk does not yet take what would end it ({error})",
                 path=str(self.path),
             ) from error
+        if self._syncer is not None:
+            self._syncer.detach()
         self._env.close()
         try:
             self._open()
@@ -286,9 +297,13 @@ class Environment:
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
         self._enter()
         try:
+            if self._syncer is not None:
+                self._syncer.before_commit()
             with self._begin(write=True) as txn:
                 result = work(txn)
                 reach("commit.before")
+            if self._syncer is not None:
+                self._syncer.committed()
             reach("commit.after")
             return result
         except lmdb.MapFullError:
@@ -303,6 +318,14 @@ class Environment:
             raise self.translate(error) from error
         finally:
             self._leave()
+
+    def settle(self) -> None:
+        """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
+        if self._syncer is not None:
+            try:
+                self._syncer.settle()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
 
     def last_txn_id(self) -> int:
         """The transaction that was committed last."""
@@ -319,6 +342,7 @@ class Environment:
                 path=str(self.path),
                 limit=self.max_size,
             )
+        self.settle()  # its transactions do not outlive the map
         self._alone(lambda: self._remap(size))
         self._map_size = size
         reach("map.grown")
@@ -357,7 +381,27 @@ class Environment:
             return  # the parent's file: closing it here would release the parent's locks
 
         with self.turn:
-            self._alone(lambda: self._shut(because))
+            try:
+                if self._closed is None:
+                    self.pause_syncing()
+            finally:
+                self._alone(lambda: self._shut(because))
+
+    def resume_syncing(self) -> None:
+        """Begin to sync at an interval, if that is wanted."""
+        if self.sync_interval is not None:
+            from vecstore.storage.interval import Syncer
+
+            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn)
+
+    def pause_syncing(self) -> None:
+        """Have every commit on the disk, and no record of syncs: until `resume_syncing` there is no commit."""
+        syncer, self._syncer = self._syncer, None
+        if syncer is not None:
+            try:
+                syncer.close()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
 
     def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
         """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls

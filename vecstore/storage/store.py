@@ -29,7 +29,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.storage import blocks, compaction, log, snapshot
+from vecstore.storage import blocks, compaction, interval, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
@@ -113,8 +113,17 @@ class View(Reader):
 class Store:
     """An open data.mdb."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False, max_size: int | None = None) -> None:
-        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        max_size: int | None = None,
+        sync_interval: float | None = None,
+    ) -> None:
+        if not read_only:
+            interval.recover(folder / DATA_FILE)
+        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
         try:
             with self.env.reading() as txn:
                 self.config = _read_config(txn, self.env)
@@ -312,16 +321,18 @@ class Store:
         """Put a new file into the place of data.mdb, and go on with it; within `_sharing` and the turn to write."""
         old = self.env
         try:
+            old.pause_syncing()  # its record of syncs would be taken for that of the new file
             compaction.put_in_place(new)
-        except StorageError:
-            if not old.still_there():
+        except BaseException as error:
+            if isinstance(error, StorageError) and not old.still_there():
                 raise old.dropped() from None
+            old.resume_syncing()
             raise
         try:
             with disk_errors(old.path):
                 sync_folder(old.path.parent)
             reach("compact.synced")
-            fresh = Environment(old.path, max_size=old.max_size, turn=old.turn)
+            fresh = Environment(old.path, max_size=old.max_size, sync_interval=old.sync_interval, turn=old.turn)
         except BaseException as error:
             # Nobody would find again what is written to the old file.
             text = f"{old.path} could not be opened again after compact() ({error}); nothing is lost, open it anew"
@@ -385,7 +396,9 @@ class Store:
     # -- sharing ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def share(cls, folder: Path, *, read_only: bool, max_size: int | None = None) -> Store:
+    def share(
+        cls, folder: Path, *, read_only: bool, max_size: int | None = None, sync_interval: float | None = None
+    ) -> Store:
         """Open a store, or join those in this process that have it open: LMDB allows a file only once in each."""
         path = folder / DATA_FILE
         with _sharing:
@@ -397,7 +410,7 @@ class Store:
                 if store is None:
                     if not read_only:
                         compaction.finish(folder)
-                    store = cls(folder, read_only=read_only, max_size=max_size)
+                    store = cls(folder, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
                     _shared[_identity(path)] = store
             if store.env.read_only and not read_only:
                 raise StateError(f"{folder} is open read-only in this process; close that database first")
