@@ -61,7 +61,7 @@ class Collection(CollectionVerbs):
         self._codes: CodeScan | None = None
         self._indexing: Indexing | None = None
         if isinstance(info.index, HNSW):
-            self._indexing = Indexing(info, store, self._rows_of)
+            self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
         self._index = None if self._indexing is None else self._indexing.index

@@ -12,7 +12,7 @@ import errno
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -43,10 +43,16 @@ T = TypeVar("T")
 
 
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
+    """An open LMDB file of some named databases. `max_size` bounds it in bytes; without one only the disk does."""
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, max_size: int | None = None, create: bool = False
+        self,
+        path: Path,
+        *,
+        databases: Sequence[str] = DATABASES,
+        read_only: bool = False,
+        max_size: int | None = None,
+        create: bool = False,
     ) -> None:
         self.path = path
         self.read_only = read_only
@@ -68,7 +74,7 @@ class Environment:
                 subdir=False,
                 map_size=self._map_size,
                 readonly=read_only,
-                max_dbs=len(DATABASES),
+                max_dbs=len(databases),
                 max_readers=MAX_READERS,
                 max_spare_txns=8,
                 mode=0o644,
@@ -80,7 +86,7 @@ class Environment:
             self._env.reader_check()
             self.inode = path.stat().st_ino
             self._dbs: dict[str, Any] = {}
-            for name in DATABASES:
+            for name in databases:
                 self._dbs[name] = self._env.open_db(name.encode(), create=create)
         except lmdb.NotFoundError:
             self._env.close()
@@ -89,7 +95,7 @@ class Environment:
             raise self._translate(error) from error
 
     def db(self, name: str) -> Any:
-        """The handle of one of DATABASES."""
+        """The handle of one of its databases."""
         return self._dbs[name]
 
     # -- readers ---------------------------------------------------------------------------------------------
