@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecstore import arguments
 from vecstore.arguments import Rows, pack_payload, unpack_payload
 from vecstore.errors import (
     AlreadyExistsError,
@@ -27,7 +29,9 @@ from vecstore.index import flat
 from vecstore.index.codes import CodeScan
 from vecstore.index.hnsw import NO_FIGURES
 from vecstore.indexing import Indexing
+from vecstore.keywords import verb
 from vecstore.storage import keys
+from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
@@ -87,7 +91,9 @@ class Collection(CollectionVerbs):
             self._add(write, id_keys, rows, rows.payloads or [None] * len(id_keys))
             return WriteResult(write.lsn, inserted=len(slots) - len(old), updated=len(old))
 
-        return self._transaction(work)
+        size = 0 if rows.vectors is None else rows.vectors.nbytes
+        size += sum(map(len, filter(None, rows.payloads or ())))
+        return self._transaction(work, size)
 
     def _add(self, write: Transaction, id_keys: list[bytes], rows: Rows, payloads: Sequence[bytes | None]) -> None:
         assert rows.vectors is not None and rows.norms is not None
@@ -125,14 +131,14 @@ class Collection(CollectionVerbs):
 
         return self._transaction(work)
 
-    def _transaction(self, work: Callable[[Transaction], WriteResult]) -> WriteResult:
+    def _transaction(self, work: Callable[[Transaction], WriteResult], size: int = 0) -> WriteResult:
         self._refuse_closed()
         if self._read_only:
             raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
         if self._indexing is None:
-            return self._store.write(work)
+            return self._store.write(work, size)
         self._indexing.raise_error()
-        result = self._store.write(work)
+        result = self._store.write(work, size)
         self._indexing.written()
         return result
 
@@ -249,13 +255,14 @@ class Collection(CollectionVerbs):
                 count=view.state.count,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
+                checkpoint_lsn=0 if self._indexing is None else self._indexing.checkpoint_lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
                 row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
                 id_bytes=_bytes(view.txn.stat(view.env.db("slot"))),
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
-                index_error=None if self._indexing is None else self._indexing.indexer.error,
+                index_error=None if self._indexing is None else self._indexing.error,
                 **figures,
             )
 
@@ -263,6 +270,13 @@ class Collection(CollectionVerbs):
         """Read and verify everything that is stored; what is wrong, or an empty list."""
         with self._view() as view:
             return check_store(view)
+
+    @verb
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
+        `Database.backup`."""
+        self._refuse_closed()
+        back_up(arguments.folder(path, "path"), [(self.name, self._store)])
 
     def _rows_of(self, view: View) -> flat.Rows:
         """Where the rows of a view are; made once for each commit."""

@@ -63,6 +63,8 @@ class Indexing:
         self.checkpoint_lsn = 0
         self._kept_work = 0  # how far the index was when a checkpoint of it was last written, or tried
         self._due, self._not_before = False, 0.0
+        self._failure: VecstoreError | None = None  # of the last checkpoint
+        self._untold: VecstoreError | None = None
         self._load()
 
     @contextlib.contextmanager
@@ -83,7 +85,7 @@ class Indexing:
         index = self.index
         try:
             if self._due:
-                self._checkpoint()
+                self._try_checkpoint()
             with self._store.view() as view:
                 if view.state.lsn > index.lsn and not index.scans(view.state.count):
                     self.follow(view)
@@ -103,12 +105,20 @@ class Indexing:
 
     def raise_error(self) -> None:
         """StateError if the thread has failed since it was last asked: before a write, which then writes nothing."""
-        error = self.indexer.take_error()
+        error, what = self.indexer.take_error(), "indexing"
+        if error is None:
+            (error, self._untold), what = (self._untold, None), f"writing {INDEX_FILE}"
         if error is not None:
             raise StateError(
-                f'collection "{self.name}": indexing in the background failed ({type(error).__name__}: {error}). '
+                f'collection "{self.name}": {what} in the background failed ({type(error).__name__}: {error}). '
                 "This call wrote nothing, and nothing is lost: searches scan what is not linked. Try again"
             ) from error
+
+    @property
+    def error(self) -> str | None:
+        """What the thread last failed with."""
+        failure = self._failure
+        return self.indexer.error or (None if failure is None else f"{type(failure).__name__}: {failure}")
 
     def written(self) -> None:
         """Wake the indexer, and wait while more rows wait to be linked than searches should have to scan."""
@@ -168,15 +178,15 @@ class Indexing:
         index = self.index
         if self._read_only or index.graph is None:
             return
-        if index.lsn != self.checkpoint_lsn or index.work != self._kept_work:
-            try:
+        try:
+            with self._store.view() as view:
+                self.follow(view)
+            if index.lsn != self.checkpoint_lsn or index.work != self._kept_work:
                 self._checkpoint()
-            except CollectionNotFoundError:
-                pass
-            except VecstoreError as why:
-                log.warning(
-                    "%s of %s was not written (%s): the next open makes up for it", INDEX_FILE, self.name, why
-                )
+        except CollectionNotFoundError:
+            pass
+        except VecstoreError as why:
+            log.warning("%s of %s was not written (%s): the next open makes up for it", INDEX_FILE, self.name, why)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -190,6 +200,17 @@ class Indexing:
         if work <= max(least, graph.arrays.count * share) and index.lsn - self.checkpoint_lsn <= MAX_WRITES:
             return False
         return idle or time.monotonic() >= self._not_before
+
+    def _try_checkpoint(self) -> None:
+        """Write a checkpoint, or tell why not to the next writer: linking goes on."""
+        try:
+            self._checkpoint()
+            self._failure = None
+        except VecstoreError as error:
+            if not self._store.env.still_there():
+                return
+            log.exception("%s of %s was not written: what is there stays", INDEX_FILE, self.name)
+            self._failure = self._untold = error
 
     def _checkpoint(self) -> None:
         """Write what has changed of the index since the last one; writers and searches go on meanwhile."""

@@ -191,7 +191,7 @@ def test_no_flipped_bit_ends_the_process_or_goes_unnoticed(tmp_path, monkeypatch
     command = [sys.executable, "-c", FLIPPED, os.fspath(tmp_path), "1", effort, os.fspath(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
-    assert ast.literal_eval(done.stdout)["damaged"] > 100
+    assert ast.literal_eval(done.stdout)["damaged"] > 50
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

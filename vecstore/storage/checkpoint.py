@@ -23,7 +23,7 @@ import xxhash
 
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
 from vecstore.storage import pages
-from vecstore.storage.environment import Environment, sync_folder
+from vecstore.storage.environment import Environment, disk_errors, sync_folder
 
 INDEX_FILE: Final = "index.mdb"
 DATABASES: Final = ("meta", "block")
@@ -60,7 +60,7 @@ class CheckpointFile:
 
     def write(self, header: Header, columns: Columns) -> Written:
         """Replace what is there, durably: all of it, or an error and none of it. `header` is what msgpack can pack."""
-        with self._using:
+        with self._using, disk_errors(self.path):
             if self._damaged or not _sound(self.path):
                 self._delete()
             try:
@@ -92,19 +92,23 @@ class CheckpointFile:
             if not self.path.exists():
                 raise FileNotFoundError(self.path)
             try:
-                pages.verify(self.path)
-                env = Environment(self.path, databases=DATABASES, read_only=True)
-                try:
-                    with env.reading() as txn:
-                        return _load(txn, env, allocate)
-                finally:
-                    env.close()
+                with disk_errors(self.path):
+                    return self._load(allocate)
             except (CorruptionError, FormatVersionError, NotADatabaseError):
                 self._damaged = True
                 raise
             except (ValueError, KeyError, TypeError, struct.error) as error:
                 self._damaged = True
                 raise CorruptionError(f"{self.path}: {error}", path=str(self.path)) from error
+
+    def _load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]]) -> tuple[Header, Columns]:
+        pages.verify(self.path)
+        env = Environment(self.path, databases=DATABASES, read_only=True)
+        try:
+            with env.reading() as txn:
+                return _load(txn, env, allocate)
+        finally:
+            env.close()
 
     def _delete(self) -> None:
         # The table of readers goes too: it tells of a file's last transaction, which another file knows nothing of.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vecstore.errors import CorruptionError
 from vecstore.storage import keys
+from vecstore.storage.failpoints import reach
 
 Slots = npt.NDArray[np.int64]
 NO_SLOTS: Final[Slots] = np.empty(0, np.int64)
@@ -122,11 +123,13 @@ def append(txn: Any, db: Any, state: State, entry: Entry, kept_from: int | None 
     lsn = state.lsn
     txn.put(keys.lsn_key(lsn), entry.pack(state), db=db, append=True)
     if lsn % TRIM_AT_ONCE == 0:
+        reach("log.trim")
         last = lsn - KEEP if kept_from is None else min(lsn - KEEP, max(kept_from - 1, lsn - MOST))
         with txn.cursor(db) as cursor:
             alive = cursor.first()
             while alive and keys.number(cursor.key()) <= last:
                 alive = cursor.delete()
+        reach("log.trimmed")
 
 
 def give_write_id(txn: Any, db: Any) -> None:

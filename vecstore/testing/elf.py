@@ -30,7 +30,7 @@ def slots(library: str, functions: Collection[str]) -> Iterator[tuple[str, int]]
 
 def read(address: int) -> int:
     """The pointer in a slot."""
-    return ctypes.c_uint64.from_address(address).value
+    return int(ctypes.c_uint64.from_address(address).value)
 
 
 def write(address: int, pointer: int) -> None:
@@ -62,7 +62,7 @@ def _relocations(elf: bytes) -> Iterator[tuple[str, int]]:
     def offset(address: int) -> int:
         for kind, _, start, virtual, _, in_file, *_ in segments:
             if kind == PT_LOAD and virtual <= address < virtual + in_file:
-                return start + address - virtual
+                return int(start + address - virtual)
         raise LookupError(f"address {address:#x} is not in the file")
 
     _, _, start, _, _, in_file, *_ = next(one for one in segments if one[0] == PT_DYNAMIC)
@@ -73,8 +73,7 @@ def _relocations(elf: bytes) -> Iterator[tuple[str, int]]:
         if address not in table:
             continue
         start = offset(table[address])
-        slot: int
         for slot, info, _ in struct.iter_unpack("<QQq", elf[start : start + table[length]]):
             if info & 0xFFFFFFFF in kinds:
                 name = strings + struct.unpack_from("<I", elf, symbols + (info >> 32) * 24)[0]
-                yield elf[name : elf.index(b"\0", name)].decode(), slot
+                yield elf[name : elf.index(b"\0", name)].decode(), int(slot)
