@@ -54,10 +54,8 @@ def main() -> None:
                 many.append(rate(docs.upsert, data, options.writers, options.seconds))
         ratio = statistics.median(a / b for a, b in zip(many, one, strict=True))
         bar = "" if durability == "interval" else f" (bar {5 if slow else 2})"
-        print(
-            f"{name:18}{statistics.median(one):8,.0f} rows/s {statistics.median(many):8,.0f} rows/s {ratio:6.2f} times{bar}",
-            flush=True,
-        )
+        rates = f"{statistics.median(one):8,.0f} rows/s {statistics.median(many):8,.0f} rows/s"
+        print(f"{name:18}{rates} {ratio:6.2f} times{bar}", flush=True)
 
 
 def sleep(call: Call) -> None:
