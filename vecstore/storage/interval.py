@@ -250,7 +250,7 @@ class Syncer:
             self._kept = None
 
     def close(self) -> None:
-        """Sync everything and forget the record; StorageError if that fails now, or a sync has failed before. The thread
+        """Sync everything and forget the record; StorageError if that or a sync before it failed. The thread
         has ended when this returns, and nothing is open any more."""
         self._end_thread()
         try:
