@@ -80,7 +80,7 @@ class Collection(CollectionVerbs):
 
         def work(write: Transaction) -> WriteResult:
             slots = write.slots(id_keys)
-            old = np.flatnonzero(slots >= 0)
+            old = (slots >= 0).nonzero()[0]
             if operation == "insert" and len(old):
                 raise _already_there([rows.ids[i] for i in old])
             if operation == "update":

@@ -28,7 +28,7 @@ from vecstore.errors import (
     NotADatabaseError,
     StateError,
 )
-from vecstore.storage import blocks, log, snapshot
+from vecstore.storage import blocks, interval, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.checkpoint import CheckpointFile
 from vecstore.storage.environment import Environment, sync_folder
@@ -118,8 +118,17 @@ class View(Reader):
 class Store:
     """An open data.mdb."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False, max_size: int | None = None) -> None:
-        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        max_size: int | None = None,
+        sync_interval: float | None = None,
+    ) -> None:
+        if not read_only:
+            interval.recover(folder / DATA_FILE)
+        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
         try:
             with self.env.reading() as txn:
                 self.config = _read_config(txn, self.env)
@@ -285,13 +294,15 @@ class Store:
     # -- sharing ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def share(cls, folder: Path, *, read_only: bool, max_size: int | None = None) -> Store:
+    def share(
+        cls, folder: Path, *, read_only: bool, max_size: int | None = None, sync_interval: float | None = None
+    ) -> Store:
         """Open a store, or join those in this process that have it open: LMDB allows a file only once in each."""
         with _sharing:
             key = _identity(folder / DATA_FILE)
             store = _shared.get(key)
             if store is None:
-                store = _shared[key] = cls(folder, read_only=read_only, max_size=max_size)
+                store = _shared[key] = cls(folder, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
             elif store.env.read_only and not read_only:
                 raise StateError(f"{folder} is open read-only in this process; close that database first")
             store._users += 1

@@ -52,14 +52,14 @@ class Allocator:
         for block in sorted(self.sparse):
             if n <= 0:
                 break
-            free = np.flatnonzero(~self.live[block][: self._filled(block)])[:n] + block * self.layout.rows
+            free = (~self.live[block, : self._filled(block)]).nonzero()[0][:n] + block * self.layout.rows
             taken.append(free)
             n -= len(free)
         if n > 0:
             if self.slots + n > MAX_SLOTS:
                 raise DatabaseFullError(f"a collection holds at most {MAX_SLOTS} rows", limit=MAX_SLOTS)
             taken.append(np.arange(self.slots, self.slots + n))
-        return np.concatenate([NO_SLOTS, *taken])
+        return taken[0] if len(taken) == 1 else np.concatenate([NO_SLOTS, *taken])
 
     def follow(self, write: Transaction) -> None:
         """Take in what a finished write has done."""
@@ -74,7 +74,7 @@ class Allocator:
         flat[added] = True
         flat[removed] = False
         shift = self.layout.shift
-        self._sort_in(set((added >> shift).tolist()) | set((removed >> shift).tolist()))
+        self._sort_in({*(added >> shift).tolist(), *(removed >> shift).tolist()})
 
     def _filled(self, block: int) -> int:
         return min(self.layout.rows, self.slots - block * self.layout.rows)
@@ -230,9 +230,11 @@ class Transaction(Reader):
 
     def _write_vectors(self, slots: Slots, vectors: npt.NDArray[np.float32], norms: npt.NDArray[np.float32]) -> None:
         rows = self.layout.rows
+        if not len(slots):
+            return
         numbers = slots >> self.layout.shift
-        bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(slots)]
-        for first, last in itertools.pairwise(bounds if len(slots) else []):
+        inner = () if numbers[0] == numbers[-1] else (np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()
+        for first, last in itertools.pairwise([0, *inner, len(slots)]):
             block = self.turn.block(int(numbers[first]), self.state.lsn + 1, last - first == rows)
             within = slots[first:last] & (rows - 1)
             block.vectors[within] = vectors[first:last]
@@ -242,9 +244,9 @@ class Transaction(Reader):
         """Set or clear the live bits of some ascending slots."""
         if not len(slots):
             return
-        numbers = slots // CHUNK_SLOTS
-        for chunk in range(int(numbers[0]), int(numbers[-1]) + 1):
-            here = slots if numbers[0] == numbers[-1] else slots[numbers == chunk]
+        first, last = int(slots[0]) // CHUNK_SLOTS, int(slots[-1]) // CHUNK_SLOTS
+        for chunk in range(first, last + 1):
+            here = slots if first == last else slots[slots // CHUNK_SLOTS == chunk]
             if len(here):
                 _set_bits(self.turn.chunk(chunk), here - chunk * CHUNK_SLOTS, alive)
 
