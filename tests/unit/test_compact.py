@@ -38,6 +38,11 @@ def files(docs):
     return sorted(entry.name for entry in docs._store.env.path.parent.iterdir())
 
 
+def files_of(kind):
+    index = ["index.mdb", "index.mdb-lock"] if kind == "graph" else []
+    return ["data.mdb", "data.mdb-lock", *index]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_is_as_before_but_the_size(db, rows, small_graphs, kind):
     docs = filled(db, rows, kind)
@@ -53,7 +58,7 @@ def test_everything_is_as_before_but_the_size(db, rows, small_graphs, kind):
     assert (after.count, after.dead, after.lsn) == (stats.count, 0, stats.lsn + 2)
     assert after.file_bytes < stats.file_bytes
     assert after.free_bytes < 2**17
-    assert files(docs) == ["data.mdb", "data.mdb-lock"]
+    assert files(docs) == files_of(kind)
     # What is derived went along: nothing was coded or linked anew.
     assert (after.linked, after.tail, after.code_bytes > 0) == (stats.linked, stats.tail, kind != "flat")
     assert [hit.id for one in docs.search(queries, 1) for hit in one] == [one[0].id for one in hits]
@@ -63,10 +68,12 @@ def test_everything_is_as_before_but_the_size(db, rows, small_graphs, kind):
     now = contents(docs)
     docs.compact()
     assert contents(docs) == now
+    linked = docs.stats().linked
     db.close()
     with vecstore.open(db.path) as again:
         docs = again.get_collection("docs")
         assert contents(docs) == now and docs.check() == []
+        assert docs.stats().linked == linked  # the checkpoint is of the new slots
 
 
 def test_slots_follow_the_order_of_the_graph(db, rows, small_graphs):
@@ -356,6 +363,39 @@ def test_an_opener_waits_while_files_change_their_names(db, rows, monkeypatch):
         assert opened == []
     threads[0].join()
     assert opened == [path.stat().st_ino]
+
+
+FOLLOWER = """
+import json, sys
+import vecstore
+from tests.conftest import make_graphs_small
+make_graphs_small(setattr)
+db = vecstore.open(sys.argv[1], read_only=True)
+docs = db.get_collection("docs")
+for line in sys.stdin:
+    query = json.loads(line)
+    hits = docs.search(query, 5, with_payload=False)
+    again = db.get_collection("docs") is docs
+    print(json.dumps([[hit.id for hit in hits], len(docs), docs.stats().linked, again]), flush=True)
+"""
+
+
+def test_a_reader_of_a_graph_goes_on_with_the_checkpoint_of_the_compaction(db, rows, small_graphs, process):
+    docs = filled(db, rows, "graph")
+    query = rows(1, 24, 9)[0]
+    docs.close()
+    docs = db.get_collection("docs")
+    follower = process(FOLLOWER, db.path)
+    for _ in range(3):
+        hits, linked = docs.search(query, 5, with_payload=False), docs.stats().linked
+        assert linked > 1000
+        assert follower.ask(query.tolist()) == [[hit.id for hit in hits], len(docs), linked, True]
+        docs.compact()
+        hits = docs.search(query, 5, with_payload=False)
+        assert follower.ask(query.tolist()) == [[hit.id for hit in hits], len(docs), linked, True]
+        docs.upsert("late", np.ones(24))
+        docs.delete("late")
+        docs.wait_indexed()
 
 
 def test_a_compaction_is_followed_over_the_wire_and_by_other_databases_of_the_process(db, rows):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vecstore.errors import AlreadyExistsError, CollectionNotFoundError
 from vecstore.storage import folder
+from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import disk_errors, sync, sync_folder
 from vecstore.storage.store import Store
@@ -45,6 +46,9 @@ def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
 
 def _copy(store: Store, place: Path) -> None:
     place.mkdir()
+    # First the index: of what it does not know yet the rows tell, but not the other way round.
+    if store.checkpoint.copy(place / INDEX_FILE):
+        sync(place / INDEX_FILE)
     try:
         with store.view() as view:
             view.env.copy(place / DATA_FILE, view.txn)

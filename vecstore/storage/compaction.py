@@ -10,9 +10,9 @@ collection waits while files change their names (`lock.not_replaced`).
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import itertools
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ def _contents(source: Source, lsn: int) -> Iterator[tuple[str, list[tuple[bytes,
     if found != n:
         raise _unfit(source)
     yield "live", [(keys.chunk_key(chunk), _live(n, chunk)) for chunk in range(-(-n // CHUNK_SLOTS))]
-    state = dataclasses.replace(State(), lsn=lsn, slots=n, count=n)
+    state = State(lsn, n, n, secrets.token_bytes(log.WRITE_ID_BYTES))
     record = log.Entry(np.arange(n), log.NO_SLOTS, log.NO_SLOTS).pack(state)
     yield "log", [(keys.lsn_key(lsn), record)]
 
