@@ -24,29 +24,39 @@ Coder = Quantizer | Whole
 MIN_VISITED: Final = 1 << 13
 MAX_VISITED: Final = 1 << 18
 OWN_MAPPING: Final = 1 << 20
+HUGE_PAGE: Final = 1 << 21
 
 
 def aligned(shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[Any]:
-    """An array that begins at a cache line.
+    """An array that begins at a cache line, of zeros unless `fill` says otherwise.
 
     A large one has a mapping of its own, which goes back to the system with it: from malloc's heap, where growing and
-    renumbering leave holes, it might never. Its pages are huge where the system has such, and none are taken before
-    they are written to.
+    renumbering leave holes, it might never. Its pages are huge where the system has such, but for a last part that
+    would not fill one, and none are taken before they are written to.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < OWN_MAPPING:
         room = np.zeros(size + 64, np.uint8)
         start = -room.ctypes.data % 64
     else:
-        mapping = mmap.mmap(-1, size)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):
-                mapping.madvise(mmap.MADV_HUGEPAGE)
-        room, start = np.frombuffer(mapping, np.uint8), 0
+        room, start = _mapping(size)
     made: npt.NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
     if fill:
         made[...] = fill
     return made
+
+
+def _mapping(size: int) -> tuple[Codes, int]:
+    """Memory of its own, and where in it `size` bytes begin. A shared mapping, which Python makes unless told
+    otherwise, would get no huge pages."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.frombuffer(mmap.mmap(-1, size), np.uint8), 0
+    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room = np.frombuffer(mapping, np.uint8)
+    start = -room.ctypes.data % HUGE_PAGE
+    with contextlib.suppress(OSError):
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, size // HUGE_PAGE * HUGE_PAGE)
+    return room, start
 
 
 @dataclass(frozen=True, slots=True)
