@@ -356,6 +356,7 @@ class Graph:
         k: int,
         ef: int,
         depth: int,
+        least: int | None = None,
         *,
         scan: bool = False,
         threads: int = 1,
@@ -366,6 +367,7 @@ class Graph:
         scored instead of a walk.
         """
         arrays = self.arrays
+        least = depth if least is None else least
         n, ef = len(queries), max(ef, depth)
         slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         counts = np.empty((n, 2), np.int64)
@@ -376,7 +378,7 @@ class Graph:
             room = self._room(arrays, ef)
             self._search(
                 fields, allowed, queries[first:last], *options, *room.query, room.beam, room.visited, room.candidates,
-                rows.blocks, rows.shift, rows.dim, metric, k, ef, depth, stop_at, stretch, np.empty(k, np.int64),
+                rows.blocks, rows.shift, rows.dim, metric, k, ef, depth, least, stop_at, stretch, np.empty(k, np.int64),
                 slots[first:last], scores[first:last], counts[first:last],
             )  # fmt: skip
             self._rooms.append(room)

@@ -283,12 +283,15 @@ class HnswIndex:
             return found
         return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
 
-    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> int:
-        """Candidates to rescore. Half of those of the walk at least, unless it was said: where rows lie close together,
-        as in the clusters of low dimension, codes cannot tell them apart, and a larger `ef` would find nothing more."""
+    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> tuple[int, int]:
+        """Candidates to rescore at most, and at least. Those of the walk, as far as they may change the answer, unless
+        it was said: where rows lie close together, as in the clusters of low dimension, codes cannot tell them apart,
+        and a larger `ef` would find nothing more."""
         if oversampling is not None:
-            return math.ceil(k * oversampling)
-        return max(math.ceil(k * OVERSAMPLING[self.kind]), (ef or self.config.ef) // 2)
+            depth = math.ceil(k * oversampling)
+            return depth, depth
+        least = math.ceil(k * OVERSAMPLING[self.kind])
+        return max(least, ef or self.config.ef), least
 
     @property
     def _removed_at(self) -> int:
@@ -345,11 +348,12 @@ class HnswIndex:
         matches: int,
         queries: Floats,
         k: int,
-        depth: int,
+        depths: tuple[int, int],
         ef: int | None,
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
         arrays = graph.arrays
+        depth, least = depths
         nodes = arrays.count
         share = min(1.0, matches / max(1, nodes))
         wide = max(ef or self.config.ef, depth)
@@ -361,11 +365,11 @@ class HnswIndex:
             cost = scanned if scan else _walk_cost(wide)
             threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
         ef_now = depth if scan else wide
-        slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, scan=scan, threads=threads)
+        slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, least, scan=scan, threads=threads)
         # A walk may end among rows that do not match: those queries scan.
         if not scan and (counts[0, 0] if len(queries) == 1 else counts[:, 0].min(initial=k)) < k:
             short = np.flatnonzero(counts[:, 0] < k)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
+            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, least, scan=True)
             slots[short], scores[short], counts[short] = again
         return slots, scores, counts
 
