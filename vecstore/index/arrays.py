@@ -169,9 +169,9 @@ class LinkRoom:
         self.facts = np.zeros(4 * (width + 1), np.float32)
 
 
-def visited_table(ef: int) -> Ints:
+def visited_table(ef: int) -> npt.NDArray[np.uint16]:
     """Room for the nodes that a walk has met."""
-    return np.empty(min(max(MIN_VISITED, 1 << (64 * ef - 1).bit_length()), MAX_VISITED), np.int32)
+    return np.empty(min(max(MIN_VISITED, 1 << (64 * ef - 1).bit_length()), MAX_VISITED), np.uint16)
 
 
 def cosine_table(dims: int) -> Floats:

@@ -10,7 +10,7 @@ queries (n, dim)
 centres, signs, unit, step  of the quantizer, as encode.encode_queries takes them
 codes, factors, tails, scratch, levels
                             room for one query, as there
-beam, visited, candidates   room for a walk: (2 * ef + WIDTH + 1,) int64; int32, a power of two; (2 * WIDTH,) int32
+beam, visited, candidates   room for a walk: (2 * ef + WIDTH + 1,) int64; uint16, a power of two; (2 * WIDTH,) int32
 blocks, shift, dim, metric  the full rows, as rows.rescore_rows takes them
 k, ef, depth, least         the best allowed of `ef` candidates are rescored: `least`, and up to `depth` as needed
 stop_at, stretch            when to end before the beam is exhausted: `k` and `stretch` of graph.walk
@@ -22,7 +22,7 @@ slots, scores (n, k), counts (n, 2)
 from __future__ import annotations
 
 import numpy as np
-from numba.core.types import float32, float64, int32, int64, uint8, void
+from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.encode import encode_query, scale_of
@@ -201,7 +201,7 @@ def search(
         zero = score_at_zero(metric, tails, dot_query, top)
         scored = walk(
             QUERY, kind, fields, coded, address_of(factors), beam_at, ef, stop_at, zero, stretch, address_of(visited),
-            visited.shape[0] - 1, address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
+            visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
         )  # fmt: skip
         scored += scan_tail(kind, fields, coded, address_of(factors), beam_at, ef, allowed)
         count = collect(fields[SLOTS], beam_at, ef, depth, allowed, blocks, shift)
@@ -221,7 +221,7 @@ _SIGNATURE = void(
     const(int64[::1]), const(uint8[::1]), const(float32[:, ::1]),
     const(float32[:, ::1]), const(float32[:, ::1]), float64, float32,
     uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
-    int64[::1], int32[::1], int32[::1],
+    int64[::1], uint16[::1], int32[::1],
     const(int64[::1]), int64, int64, int64,
     int64, int64, int64, int64, int64, float32, int64[::1],
     int32[:, ::1], float32[:, ::1], int64[:, ::1],
