@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import collection
 from vecstore.index import graph, hnsw
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +35,6 @@ def small_graphs(monkeypatch):
     """Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time."""
     for module, name, value in (
         (hnsw, "FIT_FROM", 100),
-        (collection, "FIT_FROM", 100),
         (hnsw, "LINK_FROM", 300),
         (graph, "MIN_BATCH", 32),
     ):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import msgpack
@@ -345,6 +347,13 @@ def flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InvalidArgumentError(f"{name}: expected True or False, got {_show(value)}")
     return bool(value)
+
+
+def folder(value: Any, name: str) -> Path:
+    """Check the path of a folder."""
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidArgumentError(f"{name}: expected a folder as str or Path, got {_show(value)}")
+    return Path(os.fspath(value))
 
 
 def mapping(filter: Any) -> Filter | None:

@@ -138,6 +138,20 @@ def check(target: Target, collection: Name = None, as_json: AsJson = False) -> N
         raise typer.Exit(1)
 
 
+@app.command(epilog="Examples: [cyan]vecstore backup data/ /backups/monday[/]   [cyan]vecstore backup data/ b/ docs[/]")
+def backup(
+    database: Annotated[Path, typer.Argument(help="A database folder; a process may write to it meanwhile.")],
+    target: Annotated[Path, typer.Argument(help="The new folder of the backup.", show_default=False)],
+    collection: Name = None,
+) -> None:
+    """Copy a database folder, or one collection, while it is in use; the copy is a database that opens."""
+    with vecstore.open(database, read_only=True) as db, console.status(f"Copying {database} to {target} ..."):
+        source: Any = db if collection is None else db.get_collection(collection)
+        source.backup(target)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    console.print(f"{target}: {_size(size)}", highlight=False)
+
+
 @app.command(
     epilog="Examples: [cyan]vecstore search data/ docs --like 17 -k 5[/]   "
     '[cyan]vecstore search localhost:6333 docs --vector query.npy --filter \'{"lang": "en"}\'[/]',

@@ -1,10 +1,11 @@
-"""The embedded collection: where storage and index meet. Nobody else knows both."""
+"""The embedded collection: how storage and index answer a verb together."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import contextlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,23 +15,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecstore import arguments
 from vecstore.arguments import Rows, pack_payload, unpack_payload
 from vecstore.errors import (
     AlreadyExistsError,
     ClosedError,
-    CollectionNotFoundError,
-    DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
     ReadOnlyError,
-    StateError,
 )
 from vecstore.filters import compile_filter
 from vecstore.index import flat
-from vecstore.index.background import Indexer
 from vecstore.index.codes import CodeScan
-from vecstore.index.hnsw import FIT_FROM, NO_FIGURES, Change, HnswIndex
+from vecstore.index.hnsw import NO_FIGURES
+from vecstore.indexing import Indexing
+from vecstore.keywords import verb
 from vecstore.storage import keys
+from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
@@ -53,10 +54,6 @@ from vecstore.verbs import CollectionVerbs, Operation, Query
 
 Slots = npt.NDArray[np.int64]
 
-# Rows that may wait to be linked: a search scans their codes, in some 400 us at 384 dimensions. Behind it writers wait.
-MAX_TAIL = 32_768
-NO_BOUND = 2**31
-
 
 class Collection(CollectionVerbs):
     """A collection in a folder of this machine; made by a Database, safe to use from many threads."""
@@ -66,13 +63,12 @@ class Collection(CollectionVerbs):
         self._store = store
         self._read_only = read_only
         self._codes: CodeScan | None = None
-        self._index: HnswIndex | None = None
+        self._indexing: Indexing | None = None
         if isinstance(info.index, HNSW):
-            self._index = HnswIndex(info.index, info.quantization, info.dim, info.metric)
+            self._indexing = Indexing(info, store, self._rows_of)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
-        self._indexer = Indexer(info.name, self._index_step)
-        self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
+        self._index = None if self._indexing is None else self._indexing.index
         self._kept: tuple[Table, flat.Rows] | None = None
         self._closed = False
         self._closing = threading.Lock()
@@ -137,28 +133,12 @@ class Collection(CollectionVerbs):
         self._refuse_closed()
         if self._read_only:
             raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
-        if self._index is None:
+        if self._indexing is None:
             return self._store.write(work)
-        error = self._indexer.take_error()
-        if error is not None:
-            raise StateError(
-                f'collection "{self.name}": indexing in the background failed ({type(error).__name__}: {error}). '
-                "This call wrote nothing, and nothing is lost: searches scan what is not linked. Try again"
-            ) from error
+        self._indexing.raise_error()
         result = self._store.write(work)
-        self._wait_for_room()
+        self._indexing.written()
         return result
-
-    def _wait_for_room(self) -> None:
-        """Wake the indexer, and wait while more rows wait to be linked than searches should have to scan."""
-        assert self._index is not None
-        self._indexer.wake()
-        index, graph = self._index, self._index.graph
-        if graph is None:
-            return
-        self._bound = max(MAX_TAIL, min(self._bound, index.to_link))
-        if index.to_link > self._bound:
-            self._indexer.wait_until(lambda: index.to_link <= self._bound)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -196,8 +176,7 @@ class Collection(CollectionVerbs):
         rows = self._rows_of(view)
         if self._index is not None and not query.exact:
             if view.state.lsn > self._index.lsn:
-                self._follow(self._index, view)
-                self._indexer.wake()
+                self._follow(view)
             if self._index.graph is not None:
                 return self._index.search(
                     rows, allowed, matches, query.queries, query.k, ef=query.ef, threshold=query.score_threshold,
@@ -212,63 +191,26 @@ class Collection(CollectionVerbs):
 
     # -- indexing --------------------------------------------------------------------------------------------
 
-    def _follow(self, index: HnswIndex, view: View) -> None:
-        """Bring the index up to a view."""
-        index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
-
-    def _index_step(self) -> bool:
-        """Some of the work of the indexer; whether there is more."""
-        index = self._index
-        assert index is not None
-        try:
-            with self._store.view() as view:
-                if view.state.lsn > index.lsn and view.state.count >= FIT_FROM:
-                    self._follow(index, view)
-                if index.needs_refit(view.state.count):
-                    index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
-        except (ClosedError, CollectionNotFoundError):
-            self._indexer.end()
-            return False
-        more = index.link() > 0
-        if not more or index.crowded:
-            index.settle()
-        return more
-
-    def _indexed(self, lsn: int) -> bool:
-        index = self._index
-        return index is None or (index.lsn >= lsn and not index.to_link)
+    def _follow(self, view: View) -> None:
+        assert self._indexing is not None
+        self._indexing.follow(view)
+        self._indexing.indexer.wake()
 
     def _wait_indexed(self, timeout: float | None) -> None:
-        with self._view() as view:
-            lsn, small = view.state.lsn, view.state.count < FIT_FROM
-        if self._index is None or small or self._indexed(lsn):
-            return
-        self._indexer.wake()
-        if self._indexer.wait_until(lambda: self._indexed(lsn), timeout):
-            return
         with self._view():
-            pass  # it was neither closed nor dropped
-        error = self._indexer.error
-        if error is not None:
-            raise StateError(f'collection "{self.name}": indexing in the background failed: {error}')
-        raise DeadlineExceededError(f'collection "{self.name}": not all rows are linked after {timeout:g} s')
+            pass  # it is neither closed nor dropped
+        if self._indexing is not None:
+            self._indexing.wait(timeout)
 
     def _rebuild(self, seed: int | None) -> None:
-        index = self._index
-        with self._view() as view:
-            if index is None:
-                self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
-                return
-            lsn, (live, *_) = view.state.lsn, _changes(view)
-            graph = index.begun(self._rows_of(view), live(), seed)
-        # It takes long, and needs no rows: outside of a view, for which a write that has to grow the map would wait.
-        index.link_all(graph, going_on=lambda: not self._closed)
-        replaced = False
-        while not replaced:
-            with self._view() as view:
-                rows = self._rows_of(view)
-                replaced = index.replace(graph, lsn, rows, view.state.lsn, *_changes(view))
-        self._indexer.wake()
+        with self._view():
+            pass
+        if self._indexing is not None:
+            self._indexing.rebuild(seed)
+        else:
+            self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
+
+    # -- the rest --------------------------------------------------------------------------------------------
 
     def _scroll(
         self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool
@@ -317,7 +259,7 @@ class Collection(CollectionVerbs):
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
-                index_error=self._indexer.error,
+                index_error=None if self._indexing is None else self._indexing.indexer.error,
                 **figures,
             )
 
@@ -325,6 +267,13 @@ class Collection(CollectionVerbs):
         """Read and verify everything that is stored; what is wrong, or an empty list."""
         with self._view() as view:
             return check_store(view)
+
+    @verb
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
+        `Database.backup`."""
+        self._refuse_closed()
+        back_up(arguments.folder(path, "path"), [(self.name, self._store)])
 
     def _rows_of(self, view: View) -> flat.Rows:
         """Where the rows of a view are; made once for each commit."""
@@ -357,44 +306,17 @@ class Collection(CollectionVerbs):
 
     def _dropped(self) -> None:
         """There is nothing left to index, although the handle may stay: its calls say what happened."""
-        self._indexer.end()
+        if self._indexing is not None:
+            self._indexing.end()
 
     def close(self) -> None:
         """Let go of the collection's file once running calls have returned; closing twice is allowed."""
         with self._closing:
             if not self._closed:
                 self._closed = True
-                self._indexer.stop()
+                if self._indexing is not None:
+                    self._indexing.close()
                 self._store.release()
-
-
-def _changes(view: View) -> tuple[Callable[[], Slots], Callable[[int], Change | None], Callable[[Slots], Slots]]:
-    """How an index learns of the rows of a view: the slots of all, what has changed since an lsn, and the int ids of
-    some. Rows are held against their checksums before they are coded."""
-
-    def live() -> Slots:
-        view.verify()
-        return view.table.live_slots()
-
-    def since(lsn: int) -> Change | None:
-        change = view.changed_since(lsn)
-        if change is None:
-            return None
-        added, removed = change
-        added = added[view.table.alive_all(added)]
-        view.verify(np.unique(added >> view.layout.shift))
-        return Change(added, removed)
-
-    def ids_of(slots: Slots) -> Slots:
-        ids = np.full(len(slots), -1, np.int64)
-        for first in range(0, len(slots), 1000):
-            some, _ = view.rows_of(slots[first : first + 1000].tolist())
-            ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
-            if type(some[0]) is not int:
-                break  # most likely no ids are: they are looked up
-        return ids
-
-    return live, since, ids_of
 
 
 def _records(

@@ -1,19 +1,14 @@
-"""A folder of collections: `open()`, and what lies in the folder.
-
-VECSTORE                     marks the folder and its format
-LOCK                         held by the one process that writes
-collections/NAME/data.mdb    a collection; the folder's name is its name
-collections/.NAME-...        one being created or dropped, removed by the next writer
-"""
+"""A folder of collections: `open()`, and the verbs on the folder. What lies in it: storage/folder.py."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import secrets
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,22 +18,19 @@ from vecstore.errors import (
     AlreadyExistsError,
     ClosedError,
     CollectionNotFoundError,
-    FormatVersionError,
     InvalidArgumentError,
-    NotADatabaseError,
     ReadOnlyError,
 )
 from vecstore.keywords import verb
+from vecstore.storage import folder
+from vecstore.storage.backup import back_up
 from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
 from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
 from vecstore.verbs import DatabaseVerbs
 
-FORMAT: Final = 1
-MARKER: Final = "VECSTORE"
-LOCK: Final = "LOCK"
-COLLECTIONS: Final = "collections"
 MIN_SIZE: Final = 1 << 20
 
 
@@ -52,13 +44,12 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, max_size: int
     Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
     FormatVersionError if a newer vecstore wrote it.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidArgumentError(f"path: expected a folder as str or Path, got {path!r}")
+    place = arguments.folder(path, "path")
     if max_size is not None:
         max_size = arguments.whole_number(max_size, "max_size", MIN_SIZE, 2**46)
         if read_only:
             raise InvalidArgumentError("open(): max_size has no effect with read_only=True")
-    return Database(Path(os.fspath(path)), arguments.flag(read_only, "read_only"), max_size)
+    return Database(place, arguments.flag(read_only, "read_only"), max_size)
 
 
 class Database(DatabaseVerbs):
@@ -73,17 +64,17 @@ class Database(DatabaseVerbs):
         self._closed = False
         self._lock: WriterLock | None = None
         if read_only:
-            _check_marker(path)
+            folder.check_marker(path)
             return
-        _refuse_foreign(path)
+        folder.refuse_foreign(path)
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        self._lock = WriterLock(path / LOCK)
+        self._lock = WriterLock(path / folder.LOCK)
         try:
             with disk_errors(path):
-                _lay_out(path)
-            _check_marker(path)
-            _remove_leftovers(path / COLLECTIONS)
+                folder.lay_out(path)
+            folder.check_marker(path)
+            folder.remove_leftovers(path / folder.COLLECTIONS)
         except BaseException:
             self._lock.release()
             raise
@@ -96,14 +87,18 @@ class Database(DatabaseVerbs):
             taken = next((name for name in self.list_collections() if name.lower() == info.name.lower()), None)
             if taken is not None:
                 return self._existing(taken, info, exist_ok)
-            parent = self.path / COLLECTIONS
+            parent = self.path / folder.COLLECTIONS
             unfinished = parent / f".{info.name}-{secrets.token_hex(4)}"
             with disk_errors(parent):
                 try:
                     unfinished.mkdir()
+                    reach("create.folder")
                     Store.create(unfinished, _config(info))
+                    reach("create.written")
                     unfinished.rename(parent / info.name)
+                    reach("create.renamed")
                     sync_folder(parent)
+                    reach("create.synced")
                 except BaseException:
                     shutil.rmtree(unfinished, ignore_errors=True)
                     raise
@@ -134,10 +129,10 @@ class Database(DatabaseVerbs):
             known = self._open_collections.get(name)
             if known is not None and not known.closed and known._current():
                 return known
-            folder = self.path / COLLECTIONS / name
+            place = self.path / folder.COLLECTIONS / name
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            store = Store.share(folder, read_only=self.read_only, max_size=self._max_size)
+            store = Store.share(place, read_only=self.read_only, max_size=self._max_size)
             info = _info(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
             if known is not None and not known.closed:
@@ -149,7 +144,7 @@ class Database(DatabaseVerbs):
         """The names of all collections, sorted."""
         self._refuse_closed()
         try:
-            names = _names(self.path / COLLECTIONS)
+            names = folder.names(self.path / folder.COLLECTIONS)
         except FileNotFoundError:
             return []
         return sorted(name for name in names if not name.startswith("."))
@@ -161,16 +156,36 @@ class Database(DatabaseVerbs):
                 raise ReadOnlyError(f"{self.path} was opened with read_only=True")
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            parent = self.path / COLLECTIONS
+            parent = self.path / folder.COLLECTIONS
             leftover = parent / f".{name}-{secrets.token_hex(4)}"
+            reach("drop.before")
             with disk_errors(parent):
                 (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
+                reach("drop.renamed")
                 sync_folder(parent)
+            reach("drop.synced")
             Store.close_dropped(leftover)
             dropped = self._open_collections.pop(name, None)
             if dropped is not None:
                 dropped._dropped()
+            reach("drop.closed")
             shutil.rmtree(leftover, ignore_errors=True)
+            reach("drop.deleted")
+
+    @verb
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy all collections to a new database at `path`, while others read and write; `vecstore.open(path)` opens
+        it. Each collection is copied as of one commit.
+
+        `path` must not be there, or be an empty folder (else AlreadyExistsError). A backup that fails or is killed
+        leaves nothing there that would open.
+        """
+        back_up(arguments.folder(path, "path"), self._stores())
+
+    def _stores(self) -> Iterator[tuple[str, Store]]:
+        for name in self.list_collections():
+            with contextlib.suppress(CollectionNotFoundError):  # dropped meanwhile
+                yield name, self._open(name)._store
 
     def _no_collection(self, name: str) -> CollectionNotFoundError:
         names = self.list_collections()
@@ -212,55 +227,3 @@ def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
     options = {key: value for key, value in config["index"].items() if key != "kind"}
     index: IndexConfig = HNSW(**options) if config["index"]["kind"] == "hnsw" else Flat()
     return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())
-
-
-def _refuse_foreign(path: Path) -> None:
-    """NotADatabaseError unless the folder is vecstore's, empty, or not there. Files of the desktop do not count."""
-    if path.exists() and not path.is_dir():
-        raise NotADatabaseError(f"{path} is a file; a vecstore database is a folder", path=str(path))
-    if not path.exists() or (path / MARKER).exists():
-        return
-    others = [name for name in _names(path) if not name.startswith(".") and name != LOCK]
-    if others:
-        raise NotADatabaseError(
-            f"{path} is not empty and holds no vecstore database (there is {sorted(others)[0]}); name another folder",
-            path=str(path),
-        )
-
-
-def _lay_out(path: Path) -> None:
-    (path / COLLECTIONS).mkdir(exist_ok=True)
-    if not (path / MARKER).exists():
-        unfinished = path / f".{MARKER}"
-        with unfinished.open("w") as file:
-            file.write(json.dumps({"vecstore": FORMAT}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path / MARKER)
-        sync_folder(path)
-        sync_folder(path.parent)
-
-
-def _check_marker(path: Path) -> None:
-    try:
-        found = json.loads((path / MARKER).read_text())["vecstore"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise NotADatabaseError(f"{path} holds no vecstore database", path=str(path)) from None
-    if found != FORMAT:
-        raise FormatVersionError(
-            f"{path} has format {found}, and this version of vecstore reads {FORMAT}; upgrade vecstore",
-            path=str(path),
-            found=found,
-            supported=FORMAT,
-        )
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Delete what a killed process left half created or half dropped."""
-    for entry in parent.iterdir():
-        if entry.name.startswith("."):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import vecstore
-from vecstore import collection
+from vecstore import indexing
 from vecstore.index import graph, hnsw
 from vecstore.storage import blocks, log
 from vecstore.testing import ModelDatabase, strategies, wrong_hits
@@ -30,14 +30,13 @@ class GraphMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         for module, name, value in (
             (hnsw, "FIT_FROM", 20),
-            (collection, "FIT_FROM", 20),
             (hnsw, "LINK_FROM", 40),
             (hnsw, "REFIT_GROWTH", 3),
             (hnsw, "REMEMBERED", 2),
             (graph, "MIN_BATCH", 8),
             (graph, "MIN_PILOTS", 2),
             (graph, "CHUNK", 16),
-            (collection, "MAX_TAIL", 30),
+            (indexing, "MAX_TAIL", 30),
             (log, "KEEP", 6),
             (log, "TRIM_AT_ONCE", 2),
             (blocks, "MIN_ROWS", 64),

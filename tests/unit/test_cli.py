@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> str:
 def test_help_names_every_command_and_each_has_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("demo", "serve", "stats", "check", "search"):
+    for command in ("demo", "serve", "stats", "check", "backup", "search"):
         assert command in out
         assert "Example" in run(command, "--help")[1]
 
@@ -125,3 +125,15 @@ def test_the_demo_answers_and_leaves_a_folder_that_can_be_served(run: Run, tmp_p
         assert "have the same answers" in " ".join(out.split())
         assert f"serve --data {folder}" in out
     assert json.loads(run("stats", folder, "--json")[1])[0]["count"] == 4999
+
+
+def test_backup(run: Run, folder: str, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    code, out, _ = run("backup", folder, str(target))
+    assert code == 0 and str(target) in out and "KiB" in out
+    assert run("check", str(target))[0] == 0
+    assert run("backup", folder, str(tmp_path / "one"), "docs")[0] == 0
+    code, _, err = run("backup", folder, str(target))
+    assert code == 1 and "AlreadyExistsError" in err
+    code, _, err = run("backup", folder, str(tmp_path / "none"), "nope")
+    assert code == 1 and "CollectionNotFoundError" in err and not (tmp_path / "none").exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import collection
+from vecstore import indexing
 from vecstore.index import graph, hnsw
 from vecstore.storage import log
 
@@ -392,7 +392,7 @@ def test_closing_while_rows_are_linked(tmp_path, rows, monkeypatch, what):
         thread = threading.Thread(target=waits, args=(docs,))
         thread.start()
         wait(lambda: len(steps) > 3)
-        indexer = docs._indexer._thread
+        indexer = docs._indexing.indexer._thread
         {"collection": docs.close, "database": db.close, "drop": lambda: db.drop_collection("docs")}[what]()
         thread.join(30)
         assert outcome == [vecstore.CollectionNotFoundError if what == "drop" else vecstore.ClosedError]
@@ -463,8 +463,8 @@ def test_an_error_of_the_indexer_is_told_once_and_loses_nothing(db, rows, failin
         assert docs.search(vectors[one], 1)[0].id == one
     assert len(docs.search(vectors[0], 1000)) == 601
     failing.clear()
-    wait(lambda: docs._indexer._done == docs._indexer._wanted)
-    docs._indexer.take_error()
+    wait(lambda: docs._indexing.indexer._done == docs._indexing.indexer._wanted)
+    docs._indexing.indexer.take_error()
     docs.insert(range(601, 800), vectors[601:])
     docs.wait_indexed(60)
     stats = docs.stats()
@@ -481,7 +481,7 @@ def test_waiting_after_an_error_tries_again(db, rows, failing):
         writer.insert(range(50, 600), rows(550, DIM, 1))
         with pytest.raises(vecstore.StateError):
             docs.wait_indexed(30)
-        wait(lambda: writer._indexer._done == writer._indexer._wanted)
+        wait(lambda: writer._indexing.indexer._done == writer._indexing.indexer._wanted)
         failing.clear()
         docs.wait_indexed(30)
         assert docs.stats().linked == 600 and docs.stats().index_error is None
@@ -493,7 +493,7 @@ def test_waiting_after_an_error_tries_again(db, rows, failing):
 
 
 def test_a_bulk_insert_completes_and_its_tail_is_bounded(db, rows, monkeypatch):
-    monkeypatch.setattr(collection, "MAX_TAIL", 400)
+    monkeypatch.setattr(indexing, "MAX_TAIL", 400)
     docs = db.create_collection("docs", DIM, "l2")
     docs.insert(range(300), rows(300, DIM))
     docs.wait_indexed(60)
@@ -510,7 +510,7 @@ def test_a_bulk_insert_completes_and_its_tail_is_bounded(db, rows, monkeypatch):
 
 
 def test_an_error_lets_go_of_a_writer_that_waits(db, rows, monkeypatch, failing):
-    monkeypatch.setattr(collection, "MAX_TAIL", 50)
+    monkeypatch.setattr(indexing, "MAX_TAIL", 50)
     docs = db.create_collection("docs", DIM, "l2")
     told = 0
     for first in range(0, 2000, 100):
@@ -525,7 +525,7 @@ def test_an_error_lets_go_of_a_writer_that_waits(db, rows, monkeypatch, failing)
 def test_a_reopened_collection_does_not_link_all_before_its_first_write(tmp_path, rows, monkeypatch):
     with vecstore.open(tmp_path / "db") as db:
         db.create_collection("docs", DIM, "l2").insert(range(2000), rows(2000, DIM))
-    monkeypatch.setattr(collection, "MAX_TAIL", 100)
+    monkeypatch.setattr(indexing, "MAX_TAIL", 100)
     begun, go_on = threading.Event(), threading.Event()
     link = graph.Graph.link
 
@@ -565,7 +565,7 @@ def test_a_drop_ends_the_thread_of_the_indexer(db, rows):
     with vecstore.open(db.path, read_only=True) as reader:
         other = reader.get_collection("docs")
         other.wait_indexed(60)
-        started = [docs._indexer._thread, other._indexer._thread]
+        started = [docs._indexing.indexer._thread, other._indexing.indexer._thread]
         db.drop_collection("docs")
         db.create_collection("docs", DIM)
         assert reader.get_collection("docs") is not other
@@ -583,9 +583,9 @@ FOLLOWER = """
 import json, sys
 import numpy as np
 import vecstore
-from vecstore import collection
+from vecstore import indexing
 from vecstore.index import hnsw
-hnsw.FIT_FROM = collection.FIT_FROM = 100
+hnsw.FIT_FROM = 100
 hnsw.LINK_FROM = 300
 docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
 print(json.dumps("open"), flush=True)

@@ -73,6 +73,11 @@ class HnswIndex:
         self._ids = np.zeros(0, np.int64)
         self._version, self._ids_lsn = 0, -1
 
+    @staticmethod
+    def scans(count: int) -> bool:
+        """Whether so few rows are scanned exactly, without codes."""
+        return count < FIT_FROM
+
     # -- following the writes --------------------------------------------------------------------------------
 
     @property

@@ -30,6 +30,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
+from vecstore.storage.failpoints import reach
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
@@ -190,7 +191,10 @@ class Environment:
         self._enter()
         try:
             with self._env.begin(write=True, buffers=True) as txn:
-                return work(txn)
+                result = work(txn)
+                reach("commit.before")
+            reach("commit.after")
+            return result
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
@@ -209,6 +213,7 @@ class Environment:
             )
         self._alone(lambda: self._remap(size))
         self._map_size = size
+        reach("map.grown")
 
     def _remap(self, size: int) -> None:
         self._env.set_mapsize(size)
@@ -225,6 +230,13 @@ class Environment:
         )
         size = (info["last_pgno"] + 1) * page
         return size, max(0, size - in_use * page)
+
+    def copy(self, target: Path, txn: Any) -> None:
+        """Write the commit that a read transaction sees to a new file, without free pages; not synced."""
+        try:
+            self._env.copy(os.fspath(target), compact=True, txn=txn)
+        except lmdb.Error as error:
+            raise self._translate(error, target) from error
 
     def dropped(self) -> VecstoreError:
         """The error of a collection that was dropped while it was open."""
@@ -244,36 +256,39 @@ class Environment:
         with self._writing:
             self._alone(shut)
 
-    def _translate(self, error: lmdb.Error) -> VecstoreError:
-        """What an error of LMDB means to the user."""
+    def _translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
+        """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
         path = str(self.path)
         if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
             return NotADatabaseError(f"{path} is not a database of vecstore; it was left as it is", path=path)
         if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
             return CorruptionError(f"{path} is damaged: {error}", path=path)
+        written = written or self.path
         if error.code in NO_ROOM or (
-            error.code == errno.EIO and self._no_room()  # a write that was cut short
+            # A write that was cut short; where it does without the page cache, an odd length.
+            error.code in (errno.EIO, errno.EINVAL) and _no_room(written)
         ):
             return DiskFullError(
-                f"no room on the disk for {path}; nothing of this write was kept. Make room and repeat it",
-                path=path,
+                f"no room on the disk for {written}; nothing of this write was kept. Make room and repeat it",
+                path=str(written),
             )
-        return StorageError(f"{path}: {error}", path=path)
+        return StorageError(f"{written}: {error}", path=str(written))
 
-    def _no_room(self) -> bool:
-        """Whether the file system, a quota or a file-size limit refuses another megabyte."""
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if limit != resource.RLIM_INFINITY and self.path.stat().st_size + (1 << 20) > limit:
-            return True
-        probe = self.path.with_name(f".probe-{os.getpid()}")
-        try:
-            with probe.open("wb") as file:
-                file.write(bytes(1 << 20))
-        except OSError:
-            return True
-        finally:
-            probe.unlink(missing_ok=True)
-        return False
+
+def _no_room(path: Path) -> bool:
+    """Whether the file system, a quota or a file-size limit refuses a file another megabyte."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and path.exists() and path.stat().st_size + (1 << 20) > limit:
+        return True
+    probe = path.with_name(f".probe-{os.getpid()}")
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(1 << 20))
+    except OSError:
+        return True
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
 
 
 @contextlib.contextmanager
@@ -291,6 +306,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def sync_folder(path: Path) -> None:
     """Make what was created, renamed or removed in a folder durable."""
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or changed in a folder, durable."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

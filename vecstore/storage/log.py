@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vecstore.errors import CorruptionError
 from vecstore.storage import keys
+from vecstore.storage.failpoints import reach
 
 Slots = npt.NDArray[np.int64]
 NO_SLOTS: Final[Slots] = np.empty(0, np.int64)
@@ -93,10 +94,12 @@ def append(txn: Any, db: Any, state: State, entry: Entry) -> None:
     lsn = state.lsn
     txn.put(keys.lsn_key(lsn), entry.pack(state), db=db, append=True)
     if lsn % TRIM_AT_ONCE == 0:
+        reach("log.trim")
         with txn.cursor(db) as cursor:
             alive = cursor.first()
             while alive and keys.number(cursor.key()) <= lsn - KEEP:
                 alive = cursor.delete()
+        reach("log.trimmed")
 
 
 def since(txn: Any, db: Any, after: int, until: int) -> list[Entry] | None:

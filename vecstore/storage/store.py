@@ -28,6 +28,7 @@ from vecstore.errors import (
 from vecstore.storage import blocks, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment, sync_folder
+from vecstore.storage.failpoints import reach
 from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
@@ -125,6 +126,7 @@ class Store:
     def create(cls, folder: Path, config: dict[str, Any]) -> None:
         """Lay an empty store into an existing, empty folder, durably."""
         env = Environment(folder / DATA_FILE, create=True)
+        reach("create.laid_out")
         try:
             layout = Layout.of(config["dim"])
             full = {"magic": MAGIC, "format": FORMAT, **config, "shift": layout.shift}
@@ -175,8 +177,11 @@ class Store:
 
             def attempt(txn: Any) -> tuple[Transaction, T]:
                 transaction = Transaction(txn, self.env, self.layout, allocator)
+                reach("write.begun")
                 result = work(transaction)
+                reach("write.worked")
                 transaction.finish()
+                reach("write.logged")
                 return transaction, result
 
             transaction, result = self.env.write(attempt)

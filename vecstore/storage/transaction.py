@@ -17,6 +17,7 @@ from vecstore.errors import CorruptionError, DatabaseFullError
 from vecstore.storage import blocks, keys, log
 from vecstore.storage.blocks import Block, Layout
 from vecstore.storage.environment import Environment
+from vecstore.storage.failpoints import reach
 from vecstore.storage.log import NO_SLOTS, Slots, State
 from vecstore.storage.reader import Reader
 from vecstore.storage.rows import seal_rows
@@ -169,6 +170,7 @@ class Transaction(Reader):
             block.vectors[within] = vectors[first:last]
             block.norms[within] = norms[first:last]
             self.txn.put(key, block.seal(self.state.lsn + 1), db=db)
+            reach("write.block")
 
     def _verify(self, value: memoryview, number: int) -> None:
         try:

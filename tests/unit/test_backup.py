@@ -1,0 +1,152 @@
+"""A backup is a database of its own: whole, of one commit for each collection, or not there."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore import AlreadyExistsError, ClosedError, InvalidArgumentError, NotADatabaseError
+from vecstore.storage import backup
+
+
+def contents(docs):
+    records = docs.scroll(limit=10_000, with_vectors=True).records
+    return docs.info, docs.stats().lsn, [(one.id, one.payload, one.vector.tobytes()) for one in records]
+
+
+@pytest.fixture
+def filled(db, rows):
+    for name, index in (("flat", vecstore.Flat()), ("graph", vecstore.HNSW(m=16))):
+        docs = db.create_collection(name, 24, "l2", index=index)
+        docs.insert(range(3000), rows(3000, 24), [{"n": n} for n in range(3000)])
+        docs.delete(range(0, 3000, 3))
+        docs.upsert("new", np.ones(24))
+    db.create_collection("empty", 3)
+    return db
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_backup_opens_as_the_database_it_was_made_of(filled, tmp_path, read_only):
+    with vecstore.open(filled.path, read_only=read_only) if read_only else filled as db:
+        db.backup(tmp_path / "some" / "where" / "copy")
+        expected = {name: contents(db.get_collection(name)) for name in db.list_collections()}
+        hits = db.get_collection("graph").search(np.ones(24), 5)
+    with vecstore.open(tmp_path / "some" / "where" / "copy") as copy:
+        assert {name: contents(copy.get_collection(name)) for name in copy.list_collections()} == expected
+        for name in copy.list_collections():
+            assert copy.get_collection(name).check() == []
+        graph = copy.get_collection("graph")
+        assert graph.search(np.ones(24), 5) == hits
+        assert graph.upsert(range(3000), np.zeros((3000, 24))).inserted == 1000
+
+
+def test_a_backup_of_one_collection_holds_just_it_and_no_free_pages(filled, tmp_path):
+    docs = filled.get_collection("flat")
+    docs.backup(str(tmp_path / "copy"))
+    with vecstore.open(tmp_path / "copy") as copy:
+        assert copy.list_collections() == ["flat"]
+        assert contents(copy.get_collection("flat")) == contents(docs)
+        assert copy.get_collection("flat").stats().free_bytes == 0
+
+
+def test_a_target_that_holds_something_is_left_as_it_is(filled, tmp_path):
+    target = tmp_path / "copy"
+    target.mkdir()
+    filled.backup(target)
+    before = sorted(target.rglob("*"))
+    (tmp_path / "file").write_text("mine")
+    for there in (target, filled.path, tmp_path / "file"):
+        with pytest.raises(AlreadyExistsError, match=r"is there already; a backup needs a new name or an empty folder"):
+            filled.backup(there)
+    assert sorted(target.rglob("*")) == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["copy", "db", "file"]
+    with pytest.raises(InvalidArgumentError, match="path: expected a folder"):
+        filled.backup(7)
+    docs = filled.get_collection("flat")
+    filled.close()
+    for closed in (filled, docs):
+        with pytest.raises(ClosedError):
+            closed.backup(tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_backup_that_fails_leaves_nothing(filled, tmp_path, monkeypatch):
+    for name in ("_copy", "sync", "sync_folder"):
+        with monkeypatch.context() as patched:
+            patched.setattr(backup, name, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                filled.backup(tmp_path / "copy")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["db"]
+
+
+KILLED = """
+import os, signal, sys
+import vecstore
+from vecstore.storage import backup, folder
+module, name = {"backup": backup, "folder": folder}[sys.argv[3]], sys.argv[4]
+setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+with vecstore.open(sys.argv[1], read_only=True) as db:
+    db.backup(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("place", [("backup", "_copy"), ("backup", "sync"), ("folder", "lay_out")])
+def test_a_backup_that_is_killed_opens_as_nothing(filled, tmp_path, process, place):
+    target = tmp_path / "backups" / "copy"
+    assert process(KILLED, filled.path, target, *place).popen.wait() == -9
+    [left] = (tmp_path / "backups").iterdir()
+    assert left.name.startswith(".copy-")
+    for read_only in (False, True):
+        with pytest.raises(NotADatabaseError):
+            vecstore.open(left, read_only=read_only)
+    filled.backup(target)
+    with vecstore.open(target) as copy:
+        assert len(copy.get_collection("flat")) == 2001
+
+
+FULL = """
+import json, resource, sys
+import vecstore
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+with vecstore.open(sys.argv[1], read_only=True) as db:
+    try:
+        db.backup(sys.argv[2])
+    except vecstore.DiskFullError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(filled, tmp_path, process):
+    assert "no room on the disk" in process(FULL, filled.path, tmp_path / "copy").read()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["db"]
+
+
+def test_backups_while_threads_write_are_of_one_commit_each(db, tmp_path):
+    docs = db.create_collection("docs", 8, "l2")
+    docs.insert(range(300), np.zeros((300, 8)), [{"n": 0}] * 300)
+    done = threading.Event()
+
+    def write(first):
+        n = 0
+        while not done.is_set():
+            n += 1
+            some = range(first, first + 150)
+            docs.upsert(some, np.full((150, 8), n), [{"n": n}] * 150)
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (0, 150)]
+    for thread in threads:
+        thread.start()
+    for n in range(10):
+        db.backup(tmp_path / str(n))
+    done.set()
+    for thread in threads:
+        thread.join()
+    for n in range(10):
+        with vecstore.open(tmp_path / str(n), read_only=True) as copy:
+            made = copy.get_collection("docs")
+            records = made.scroll(limit=1000, with_vectors=True).records
+            halves = [{one.payload["n"] for one in half} | {one.vector[3] for one in half}
+                      for half in (records[:150], records[150:])]  # fmt: skip
+            assert len(records) == 300 and [len(half) for half in halves] == [1, 1]
+            assert made.check() == []

@@ -1,0 +1,61 @@
+"""A copy of a database or of one collection, taken while others write: a folder that opens like any other.
+
+It is written under a hidden name beside its target, the marker last, and then renamed: what was not finished opens as
+nothing. Each collection is copied as of one commit.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from vecstore.errors import AlreadyExistsError, CollectionNotFoundError
+from vecstore.storage import folder
+from vecstore.storage.environment import disk_errors, sync, sync_folder
+from vecstore.storage.store import DATA_FILE, Store
+
+
+def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
+    """Copy some named stores into the new database `target`, which must not be there, or be an empty folder.
+
+    AlreadyExistsError if it holds anything, DiskFullError if there is no room; the target is then as it was. A store
+    that is dropped meanwhile is left out.
+    """
+    target = target.absolute()
+    _refuse_full(target)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.parent / f".{target.name}-{secrets.token_hex(4)}"
+        try:
+            (unfinished / folder.COLLECTIONS).mkdir(parents=True)
+            for name, store in stores:
+                _copy(store, unfinished / folder.COLLECTIONS / name)
+            sync_folder(unfinished / folder.COLLECTIONS)
+            folder.lay_out(unfinished)
+            _refuse_full(target)
+            unfinished.rename(target)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        sync_folder(target.parent)
+
+
+def _copy(store: Store, place: Path) -> None:
+    place.mkdir()
+    try:
+        with store.view() as view:
+            view.env.copy(place / DATA_FILE, view.txn)
+    except CollectionNotFoundError:
+        shutil.rmtree(place)
+        return
+    sync(place / DATA_FILE)
+    sync_folder(place)
+
+
+def _refuse_full(target: Path) -> None:
+    if target.is_dir() and not folder.names(target):
+        return
+    if target.exists() or target.is_symlink():
+        raise AlreadyExistsError(f"{target} is there already; a backup needs a new name or an empty folder")

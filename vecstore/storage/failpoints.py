@@ -1,0 +1,69 @@
+"""Named points between durable steps, at which a test can kill the process: `VECSTORE_FAILPOINT=name[:count]`.
+
+A point is passed in less than 0.1 us unless it is armed; then the process is killed (SIGKILL) when it is reached for
+the count-th time, the first by default. `tests/crash` kills a process at each of POINTS.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+VARIABLE: Final = "VECSTORE_FAILPOINT"
+
+POINTS: Final = (
+    "open.marker_written",  # a new folder: VECSTORE lies there under its hidden name
+    "open.marker_renamed",
+    "open.leftovers",  # before what a killed process has left is removed
+    "create.folder",  # the hidden folder of a new collection is there, and empty
+    "create.laid_out",  # data.mdb is there, and may lack its databases
+    "create.written",  # data.mdb is complete and synced
+    "create.renamed",
+    "create.synced",
+    "drop.before",
+    "drop.renamed",
+    "drop.synced",
+    "drop.closed",  # before its files are deleted
+    "drop.deleted",
+    "write.begun",  # a transaction is open, nothing was put into it
+    "write.block",  # after one block of vectors was rewritten in it
+    "write.worked",  # all is put but the log record
+    "write.logged",
+    "commit.before",
+    "commit.after",
+    "log.trim",  # before old records are deleted in a transaction
+    "log.trimmed",
+    "map.grown",
+)
+"""Every name that `reach` is called with."""
+
+_armed: dict[str, int] = {}
+
+
+def arm(name: str, count: int = 1) -> None:
+    """Kill this process when it reaches `name` for the `count`-th time from now."""
+    if name not in POINTS:
+        raise ValueError(f"{name!r} is no failpoint; there are {', '.join(POINTS)}")
+    _armed[name] = count
+
+
+def reach(name: str) -> None:
+    """This process has come to the point `name`."""
+    if name in _armed:
+        _count_down(name)
+
+
+def _count_down(name: str) -> None:
+    _armed[name] -= 1
+    if _armed[name] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm_from(setting: str | None) -> None:
+    if setting:
+        name, _, count = setting.partition(":")
+        arm(name, int(count or 1))
+
+
+_arm_from(os.environ.get(VARIABLE))
