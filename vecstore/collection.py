@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,7 +34,7 @@ from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.store import Store, View
+from vecstore.storage.store import Store, View, Viewing
 from vecstore.storage.transaction import Transaction
 from vecstore.types import (
     HNSW,
@@ -164,11 +163,12 @@ class Collection(CollectionVerbs):
     def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
         if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
-        index, lsn = self._index, view.state.lsn
-        all_slots = found[0][0] if len(found) == 1 else np.concatenate([slots for slots, _ in found])
-        ids = index.ids(all_slots, lsn)
+        one = len(found) == 1
+        ids = self._index.ids(found[0][0] if one else np.concatenate([slots for slots, _ in found]), view.state.lsn)
         if ids is None:
             return [_hits(view, slots, scores, query) for slots, scores in found]
+        if one:
+            return [list(map(Hit, ids, found[0][1].tolist()))]
         some = iter(ids)
         return [list(map(Hit, islice(some, len(scores)), scores.tolist())) for _, scores in found]
 
@@ -285,11 +285,9 @@ class Collection(CollectionVerbs):
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _view(self) -> Iterator[View]:
+    def _view(self) -> Viewing:
         self._refuse_closed()
-        with self._store.view() as view:
-            yield view
+        return self._store.view()
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -69,7 +69,7 @@ class Pilots:
     pairs: Floats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Arrays:
     """A graph at one moment: nodes up to `count`, of which those from `linked` on are the tail.
 
@@ -139,8 +139,9 @@ class Arrays:
 class SearchRoom:
     """What a thread needs for searches: room for one query at a time."""
 
-    def __init__(self, coder: Coder, width: int, ef: int) -> None:
+    def __init__(self, coder: Coder, width: int, ef: int, k: int) -> None:
         self.coder = coder
+        self.best = np.empty(k, np.int64)
         self.query = (
             np.zeros((1, coder.query_bytes), np.uint8),
             np.zeros((1, coder.factors_count), np.float32),

@@ -354,31 +354,30 @@ class Graph:
         allowed: npt.NDArray[np.uint8],
         queries: Floats,
         k: int,
+        scan: bool,
         ef: int,
         depth: int,
-        least: int | None = None,
-        *,
-        scan: bool = False,
-        threads: int = 1,
+        least: int,
+        threads: int,
     ) -> tuple[Ints, Floats, Slots]:
         """Slots and exact scores `(n, k)` of the best rows, and their number and that of the codes scored, `(n, 2)`.
 
-        Only slots whose bit in `allowed` is set are found. `depth`, at least k, are rescored. With `scan` all codes are
-        scored instead of a walk.
+        Only slots whose bit in `allowed` is set are found. At least `least`, and up to `depth`, at least k, are
+        rescored. With `scan` all codes are scored instead of a walk.
         """
-        arrays = self.arrays
-        least = depth if least is None else least
-        n, ef = len(queries), max(ef, depth)
+        arrays, n = self.arrays, len(queries)
+        ef = max(ef, depth)
         slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         counts = np.empty((n, 2), np.int64)
-        fields, options = arrays.scan if scan else arrays.fields, arrays.query_options
-        metric, stop_at, stretch = METRICS[rows.metric], min(max(k, STOP_AT), ef), stretch_of(ef)
+        fields, blocks, shift, dim = arrays.scan if scan else arrays.fields, rows.blocks, rows.shift, rows.dim
+        metric, stretch = METRICS[self.metric], stretch_of(ef)
+        stop_at = min(max(k, STOP_AT), ef)
 
         def work(first: int, last: int) -> None:
-            room = self._room(arrays, ef)
+            room = self._room(arrays, ef, k)
             self._search(
-                fields, allowed, queries[first:last], *options, *room.query, room.beam, room.visited, room.candidates,
-                rows.blocks, rows.shift, rows.dim, metric, k, ef, depth, least, stop_at, stretch, np.empty(k, np.int64),
+                fields, allowed, queries[first:last], *arrays.query_options, *room.query, room.beam, room.visited,
+                room.candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, room.best,
                 slots[first:last], scores[first:last], counts[first:last],
             )  # fmt: skip
             self._rooms.append(room)
@@ -389,13 +388,13 @@ class Graph:
             over_ranges(n, 1, threads, work)
         return slots, scores, counts
 
-    def _room(self, arrays: Arrays, ef: int) -> SearchRoom:
+    def _room(self, arrays: Arrays, ef: int, k: int) -> SearchRoom:
         try:
             room = self._rooms.pop()
         except IndexError:
-            return SearchRoom(arrays.coder, arrays.width, ef)
-        if room.ef < ef or room.coder is not arrays.coder:
-            return SearchRoom(arrays.coder, arrays.width, ef)
+            return SearchRoom(arrays.coder, arrays.width, ef, k)
+        if room.ef < ef or len(room.best) < k or room.coder is not arrays.coder:
+            return SearchRoom(arrays.coder, arrays.width, ef, k)
         return room
 
     # -- figures ---------------------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vecstore.index import flat
-from vecstore.index.arrays import Coder
+from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.flat import Floats, Found, Rows, gathered
 from vecstore.index.graph import Graph, Slots
 from vecstore.index.parallel import cpus
@@ -57,6 +57,17 @@ class Change:
     removed: Slots
 
 
+class Plan(NamedTuple):
+    """How queries are answered: by a scan or a walk, with so many candidates, of which at most `depth` and at least
+    `least` are rescored; and on how many threads."""
+
+    scan: bool
+    ef: int
+    depth: int
+    least: int
+    threads: int
+
+
 class HnswIndex:
     """Searches from many threads, while one of them or another follows the writes and another links."""
 
@@ -65,6 +76,7 @@ class HnswIndex:
         self.kind = "float32" if quantization is None else KIND_NAMES[type(quantization)]
         self.dim, self.metric = dim, metric
         self.graph: Graph | None = None
+        self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
         self._lsn = -1
         self._following = threading.Lock()
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
@@ -281,22 +293,11 @@ class HnswIndex:
         if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef) and matches <= FIT_FROM):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         k = min(k, max(1, matches))
-        depth = self._depth(k, ef, oversampling)
-        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
+        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, ef, oversampling, threads)
         found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
         if lsn is None or lsn >= self._removed_at:
             return found
         return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
-
-    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> tuple[int, int]:
-        """Candidates to rescore at most, and at least. Those of the walk, as far as they may change the answer, unless
-        it was said: where rows lie close together, as in the clusters of low dimension, codes cannot tell them apart,
-        and a larger `ef` would find nothing more."""
-        if oversampling is not None:
-            depth = math.ceil(k * oversampling)
-            return depth, depth
-        least = math.ceil(k * OVERSAMPLING[self.kind])
-        return max(least, ef or self.config.ef), least
 
     @property
     def _removed_at(self) -> int:
@@ -341,8 +342,7 @@ class HnswIndex:
         """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
         graph = self.graph
         assert graph is not None
-        depth = self._depth(k, ef, None)
-        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
+        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, ef, None, threads)
         return slots, scores
 
     def _best(
@@ -353,12 +353,36 @@ class HnswIndex:
         matches: int,
         queries: Floats,
         k: int,
-        depths: tuple[int, int],
         ef: int | None,
+        oversampling: float | None,
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
-        arrays = graph.arrays
-        depth, least = depths
+        n = len(queries)
+        asked = (graph.arrays, matches, k, ef, oversampling, n, threads)
+        known, plan = self._planned  # most searches ask what the last one did
+        if asked != known:
+            plan = self._plan(*asked)
+            self._planned = (asked, plan)
+        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
+        # A walk may end among rows that do not match: those queries scan.
+        if not plan.scan and (counts[0, 0] if n == 1 else counts[:, 0].min(initial=k)) < k:
+            short = np.flatnonzero(counts[:, 0] < k)
+            scan = plan._replace(scan=True, ef=plan.depth, threads=1)
+            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *scan)
+            slots[short], scores[short], counts[short] = again
+        return slots, scores, counts
+
+    def _plan(
+        self,
+        arrays: Arrays,
+        matches: int,
+        k: int,
+        ef: int | None,
+        oversampling: float | None,
+        count: int,
+        threads: int | None,
+    ) -> Plan:
+        depth, least = self._depth(k, ef, oversampling)
         nodes = arrays.count
         share = min(1.0, matches / max(1, nodes))
         wide = max(ef or self.config.ef, depth)
@@ -368,15 +392,18 @@ class HnswIndex:
         scan = not arrays.linked or scanned < _walk_cost(wide) + (nodes - arrays.linked) * CODE
         if threads is None:
             cost = scanned if scan else _walk_cost(wide)
-            threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
-        ef_now = depth if scan else wide
-        slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, least, scan=scan, threads=threads)
-        # A walk may end among rows that do not match: those queries scan.
-        if not scan and (counts[0, 0] if len(queries) == 1 else counts[:, 0].min(initial=k)) < k:
-            short = np.flatnonzero(counts[:, 0] < k)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, least, scan=True)
-            slots[short], scores[short], counts[short] = again
-        return slots, scores, counts
+            threads = min(cpus(), count, max(1, int(cost * count / 400_000)))
+        return Plan(scan, depth if scan else wide, depth, least, threads)
+
+    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> tuple[int, int]:
+        """Candidates to rescore at most, and at least. Those of the walk, as far as they may change the answer, unless
+        it was said: where rows lie close together, as in the clusters of low dimension, codes cannot tell them apart,
+        and a larger `ef` would find nothing more."""
+        if oversampling is not None:
+            depth = math.ceil(k * oversampling)
+            return depth, depth
+        least = math.ceil(k * OVERSAMPLING[self.kind])
+        return max(least, ef or self.config.ef), least
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
+from vecstore.index.arrays import aligned
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.graph import Graph
 from vecstore.index.hnsw import Change, HnswIndex
@@ -61,6 +62,7 @@ class Index:
         self._slabs: list[Floats] = []
         self._blocks = np.zeros(0, np.int64)
         self._slots = 0
+        self._kept = Rows(self._blocks, SHIFT, self.dim, 0, self.metric)
         self._ids = np.zeros(0, np.int64)
         self._live = np.zeros(0, np.uint8)
         self._free: list[int] = []
@@ -187,7 +189,7 @@ class Index:
         if needed <= have:
             return
         size = max(needed - have, have // 4)
-        slab = np.empty((size, block * (self.dim + 1)), np.float32)
+        slab = aligned((size, block * (self.dim + 1)), np.float32)
         self._slabs.append(slab)
         self._blocks = np.concatenate([self._blocks, slab.ctypes.data + np.arange(size) * slab.strides[0]])
         total = len(self._blocks) * block
@@ -297,7 +299,10 @@ class Index:
         return {"count": self._count, **self._index.figures(), "row_bytes": sum(slab.nbytes for slab in self._slabs)}
 
     def _rows(self) -> Rows:
-        return Rows(self._blocks, SHIFT, self.dim, self._slots, self.metric)
+        kept = self._kept  # most searches see what the last one did
+        if kept.blocks is not self._blocks or kept.slots != self._slots:
+            kept = self._kept = Rows(self._blocks, SHIFT, self.dim, self._slots, self.metric)
+        return kept
 
     def _live_slots(self) -> Ids:
         return np.flatnonzero(np.unpackbits(self._live, bitorder="little"))

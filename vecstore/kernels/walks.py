@@ -14,7 +14,7 @@ beam, visited, candidates   room for a walk: (2 * ef + WIDTH + 1,) int64; uint16
 blocks, shift, dim, metric  the full rows, as rows.rescore_rows takes them
 k, ef, depth, least         the best allowed of `ef` candidates are rescored: `least`, and up to `depth` as needed
 stop_at, stretch            when to end before the beam is exhausted: `k` and `stretch` of graph.walk
-best                        room for (k,) int64
+best                        room for k int64
 slots, scores (n, k), counts (n, 2)
                             what is found, best first, and how many; and how many codes were scored
 """
@@ -236,7 +236,8 @@ def search_int8(
     """Codes of a byte a dim."""
     search(
         INT8, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
@@ -248,7 +249,8 @@ def search_int4(
     """Codes of half a byte a dim."""
     search(
         INT4, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
@@ -260,7 +262,8 @@ def search_binary(
     """Codes of a bit a dim."""
     search(
         BINARY, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
@@ -272,5 +275,6 @@ def search_float32(
     """The rows themselves."""
     search(
         FLOAT, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip

@@ -6,10 +6,9 @@ id maps, payloads, live bits, counters and log together.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -104,6 +103,29 @@ class View(Reader):
         return added, removed
 
 
+class Viewing:
+    """A context with the view of the newest commit."""
+
+    __slots__ = ("_reading", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> View:
+        store = self._store
+        env = store.env
+        self._reading = env.reading()
+        txn = self._reading.__enter__()
+        try:
+            return View(txn, env, store.layout, store._table_of(txn))
+        except BaseException as error:
+            self._reading.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._reading.__exit__(kind, error, trace)
+
+
 class Store:
     """An open data.mdb."""
 
@@ -139,11 +161,9 @@ class Store:
             env.close()
         sync_folder(folder)
 
-    @contextlib.contextmanager
-    def view(self) -> Iterator[View]:
-        """The newest commit, this process's or the writer's."""
-        with self.env.reading() as txn:
-            yield View(txn, self.env, self.layout, self._table_of(txn))
+    def view(self) -> Viewing:
+        """The newest commit, this process's or the writer's, as a context."""
+        return Viewing(self)
 
     def _table_of(self, txn: Any) -> Table:
         table = self._table
