@@ -48,6 +48,7 @@ from vecstore.types import (
     Record,
     Stats,
     WriteResult,
+    hits_of,
 )
 from vecstore.verbs import CollectionVerbs, Operation, Query
 
@@ -168,9 +169,9 @@ class Collection(CollectionVerbs):
         if ids is None:
             return [_hits(view, slots, scores, query) for slots, scores in found]
         if one:
-            return [list(map(Hit, ids, found[0][1].tolist()))]
+            return [hits_of(ids, found[0][1].tolist())]
         some = iter(ids)
-        return [list(map(Hit, islice(some, len(scores)), scores.tolist())) for _, scores in found]
+        return [hits_of(islice(some, len(scores)), scores.tolist()) for _, scores in found]
 
     def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
         rows = self._rows_of(view)
@@ -328,7 +329,7 @@ def _records(
 def _hits(view: View, slots: npt.NDArray[np.int32], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
     ids, packed = view.rows_of(slots.tolist())
     if not query.with_payload and not query.with_vectors:
-        return list(map(Hit, ids, scores.tolist()))
+        return hits_of(ids, scores.tolist())
     payloads = map(unpack_payload, packed) if query.with_payload else [None] * len(ids)
     vectors: Any = view.vectors(slots) if query.with_vectors else [None] * len(ids)
     return list(map(Hit, ids, scores.tolist(), payloads, vectors))

@@ -142,17 +142,18 @@ class SearchRoom:
     def __init__(self, coder: Coder, width: int, ef: int, k: int) -> None:
         self.coder = coder
         self.best = np.empty(k, np.int64)
-        self.query = (
+        self.ef = ef
+        # As the searches of kernels/walks.py take them: for the code of a query, its beam, and what it has visited.
+        self.arrays = (
             np.zeros((1, coder.query_bytes), np.uint8),
             np.zeros((1, coder.factors_count), np.float32),
             np.zeros((1, 3)),
             np.zeros((2, coder.dims), np.float32),
             np.zeros(coder.dims, np.uint8),
+            np.empty(2 * ef + width + 1, np.int64),
+            visited_table(ef),
+            np.empty(2 * width, np.int32),
         )
-        self.candidates = np.empty(2 * width, np.int32)
-        self.ef = ef
-        self.beam = np.empty(2 * ef + width + 1, np.int64)
-        self.visited = visited_table(ef)
 
 
 class LinkRoom:

@@ -374,16 +374,21 @@ class Graph:
         stop_at = min(max(k, STOP_AT), ef)
 
         def work(first: int, last: int) -> None:
+            some = slice(first, last)
             room = self._room(arrays, ef, k)
             self._search(
-                fields, allowed, queries[first:last], *arrays.query_options, *room.query, room.beam, room.visited,
-                room.candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, room.best,
-                slots[first:last], scores[first:last], counts[first:last],
+                fields, allowed, queries[some], *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef,
+                depth, least, stop_at, stretch, room.best, slots[some], scores[some], counts[some],
             )  # fmt: skip
             self._rooms.append(room)
 
-        if threads == 1:
-            work(0, n)
+        if n == 1:  # without what a call with slices costs
+            room = self._room(arrays, ef, k)
+            self._search(
+                fields, allowed, queries, *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef, depth,
+                least, stop_at, stretch, room.best, slots, scores, counts,
+            )  # fmt: skip
+            self._rooms.append(room)
         else:
             over_ranges(n, 1, threads, work)
         return slots, scores, counts

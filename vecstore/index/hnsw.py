@@ -81,6 +81,7 @@ class HnswIndex:
         self._following = threading.Lock()
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
         self._removals: tuple[int, tuple[tuple[int, Slots], ...]] = (-1, ())
+        self._removed_at = -1  # the last of them
         # Int ids by slot, -1 for others; odd while they change.
         self._ids = np.zeros(0, np.int64)
         self._version, self._ids_lsn = 0, -1
@@ -121,7 +122,7 @@ class HnswIndex:
             if self.graph is None or change is None:
                 added = live()
                 graph = self._new_graph(rows, added, threads, self.config)
-                self._removals = (lsn, ())
+                self._removals, self._removed_at = (lsn, ()), lsn
                 self.graph = graph
             else:
                 added = change.added
@@ -129,7 +130,7 @@ class HnswIndex:
                     since_lsn, known = self._removals
                     if len(known) == REMEMBERED:
                         since_lsn, known = known[0][0], known[1:]
-                    self._removals = (since_lsn, (*known, (lsn, change.removed)))
+                    self._removals, self._removed_at = (since_lsn, (*known, (lsn, change.removed))), lsn
                 _apply(change, self.graph, rows, threads)
             if ids_of is not None and self.graph is not None:
                 if self._ids_lsn != self._lsn:  # the graph was replaced since
@@ -152,7 +153,7 @@ class HnswIndex:
         version = self._version
         if version & 1 or self._ids_lsn != lsn:
             return None
-        ids: list[int] = self._ids[slots].tolist()
+        ids: list[int] = self._ids.take(slots).tolist()
         return None if version != self._version or -1 in ids else ids
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
@@ -264,7 +265,7 @@ class HnswIndex:
                 change = None if self.graph is None else since(self._lsn)
                 added = live() if change is None else change.added
                 self._remember(added, ids_of(added), rows.slots, lsn)
-            self._removals = (lsn, ())
+            self._removals, self._removed_at = (lsn, ()), lsn
             self.graph, self._lsn = graph, lsn
             return True
 
@@ -294,15 +295,13 @@ class HnswIndex:
             return flat.search(rows, allowed, queries, k, threshold, threads)
         k = min(k, max(1, matches))
         slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, ef, oversampling, threads)
-        found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
+        if threshold is None and _all_full(counts, k):
+            found = list(zip(slots, scores, strict=True))
+        else:
+            found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
         if lsn is None or lsn >= self._removed_at:
             return found
         return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
-
-    @property
-    def _removed_at(self) -> int:
-        since, known = self._removals
-        return known[-1][0] if known else since
 
     def _with_removed(
         self,
@@ -365,7 +364,7 @@ class HnswIndex:
             self._planned = (asked, plan)
         slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
         # A walk may end among rows that do not match: those queries scan.
-        if not plan.scan and (counts[0, 0] if n == 1 else counts[:, 0].min(initial=k)) < k:
+        if not plan.scan and not _all_full(counts, k):
             short = np.flatnonzero(counts[:, 0] < k)
             scan = plan._replace(scan=True, ef=plan.depth, threads=1)
             again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *scan)
@@ -416,6 +415,11 @@ def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:
     graph.remove(change.removed)
     graph.remove(change.added)
     graph.add(rows, change.added, threads)
+
+
+def _all_full(counts: Slots, k: int) -> bool:
+    """Whether k were found for each query."""
+    return (counts.item(0) if len(counts) == 1 else counts[:, 0].min(initial=k)) == k
 
 
 def _walk_cost(ef: int) -> float:

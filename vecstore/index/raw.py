@@ -271,7 +271,7 @@ class Index:
             slots, scores = np.full((len(matrix), k), NONE, np.int32), np.full((len(matrix), k), -np.inf, np.float32)
             for i, (some, best) in enumerate(found):
                 slots[i, : len(some)], scores[i, : len(best)] = some, best
-        return slots, self._ids[slots] if self._slots else slots.astype(np.int64), scores
+        return slots, self._ids.take(slots) if self._slots else slots.astype(np.int64), scores
 
     def _allowed(self, filter: Any) -> tuple[npt.NDArray[np.uint8], int]:
         live = self._live  # a writer may put a longer one in its place
