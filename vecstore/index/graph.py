@@ -50,6 +50,8 @@ MIN_PILOTS, MAX_PILOTS = 64, 4096
 # Of so many nodes that are linked together one becomes a pilot at once: they may be far from all others, and linked to
 # nobody but each other.
 NODES_PER_PILOT: Final = 64
+# Nodes that at most so many links lead to may be pilots for that.
+RARE_LINKS: Final = 3
 # Groups of nodes that no walk can reach get a pilot each, so many at a time.
 MAX_GROUPS: Final = 64
 # Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
@@ -241,19 +243,29 @@ class Graph:
     def _with_pilots(self, arrays: Arrays, batch: Ints) -> Arrays:
         """With some of a batch among the pilots, or with all drawn anew."""
         live = int(np.count_nonzero(self._dead[: arrays.linked] == 0))
-        wanted = min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
+        wanted = self._wanted(live)
         random = np.random.default_rng((self.config.seed, arrays.linked))
         batch = batch[self._dead[batch] == 0]
         some = random.choice(batch, -(-len(batch) // NODES_PER_PILOT), replace=False) if len(batch) else batch
         nodes = np.concatenate([arrays.pilots.nodes, some])
         dead = int(np.count_nonzero(self._dead[nodes]))
         if not wanted / PILOT_GROWTH**0.5 <= len(nodes) - dead <= 2 * wanted + MAX_GROUPS or dead * 4 > len(nodes):
-            candidates = np.flatnonzero(self._dead[: arrays.linked] == 0)
-            nodes = np.union1d(random.choice(candidates, wanted, replace=False), some)
+            nodes = np.union1d(self._drawn(arrays, wanted, random), some)
         elif not len(some):
             return arrays
         nodes = np.sort(nodes).astype(np.int32)
         return _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+
+    def _drawn(self, arrays: Arrays, wanted: int, random: np.random.Generator) -> Ints:
+        """Pilots at random, and half as many of the nodes that the fewest links lead to, if those are few: outliers,
+        which a walk from elsewhere may pass by."""
+        alive = self._dead[: arrays.linked] == 0
+        candidates = np.flatnonzero(alive)
+        some = random.choice(candidates, wanted, replace=False)
+        degrees = np.bincount(arrays.links[: arrays.linked].ravel() + 1, minlength=arrays.linked + 1)[1:]
+        rare = np.flatnonzero(alive & (degrees <= RARE_LINKS))
+        rare = rare[np.argsort(degrees[rare], kind="stable")][: -(-wanted // 2)]
+        return np.union1d(some, rare).astype(np.int32)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
@@ -271,10 +283,23 @@ class Graph:
                 return
             if dead[: arrays.linked].any():
                 self._sweep_dead(arrays, dead, threads)
+            arrays = self._with_new_pilots(arrays.linked)
             order = self._reachable(arrays, dead, threads)
             if dead[: arrays.linked].any() or arrays.linked >= self._ordered * ORDER_GROWTH:
                 self._renumber(order)
             self._checked = self.arrays.linked
+
+    def _with_new_pilots(self, linked: int) -> Arrays:
+        with self._changing:
+            arrays = self.arrays
+            live = int(np.count_nonzero(self._dead[:linked] == 0))
+            nodes = self._drawn(arrays, self._wanted(live), np.random.default_rng((self.config.seed, linked)))
+            self.arrays = _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+            return self.arrays
+
+    @staticmethod
+    def _wanted(live: int) -> int:
+        return min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
 
     def _sweep_dead(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> None:
         most, alpha2 = max(1, int(KEPT_SHARE * arrays.width)), np.float32(self.config.alpha**2)

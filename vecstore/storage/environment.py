@@ -53,7 +53,9 @@ class Environment:
         self.read_only = read_only
         self.max_size = max_size
         self._pid = os.getpid()
-        self._gate = threading.Condition()
+        # A plain lock, which a reader takes and gives back twice in each search.
+        self._lock = threading.Lock()
+        self._gate = threading.Condition(self._lock)
         self._readers = 0
         # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
         self.on_remap: Callable[[], None] = lambda: None
@@ -115,7 +117,7 @@ class Environment:
             raise StateError(
                 f"{self.path.parent} was opened before this process was forked; open it again in the child"
             )
-        with self._gate:
+        with self._lock:
             while self._exclusive:
                 self._gate.wait()
             if self._closed is not None:
@@ -125,9 +127,9 @@ class Environment:
             self._readers += 1
 
     def _leave(self) -> None:
-        with self._gate:
+        with self._lock:
             self._readers -= 1
-            if not self._readers:
+            if not self._readers and self._exclusive:
                 self._gate.notify_all()
 
     def still_there(self) -> bool:
