@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint format bench proto clean
+.PHONY: help demo test crash lint format bench proto clean
 help:
 	@echo "make demo    from nothing to answers: real sentences, searched in an embedded database"
 	@echo "make test    the whole test suite"
+	@echo "make crash   thousands of killed writers, and every storage call failing in every way"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   the figures of bench/, printed"
@@ -38,6 +39,10 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+crash: $(VENV)/.dev
+	@VECSTORE_KILLS=$${VECSTORE_KILLS:-3000} VECSTORE_TEST_EFFORT=many $(BIN)/python -m pytest -n auto -rP \
+	  tests/crash tests/faults $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -30,15 +30,24 @@ def rows():
     return make
 
 
+# Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time.
+SMALL_GRAPHS = (
+    (hnsw, "FIT_FROM", 100),
+    (hnsw, "LINK_FROM", 300),
+    (graph, "MIN_BATCH", 32),
+)
+
+
+def make_graphs_small(set_attribute):
+    """Let a few hundred rows have a graph, in this process, by `set_attribute(module, name, value)`."""
+    for module, name, value in SMALL_GRAPHS:
+        set_attribute(module, name, value)
+
+
 @pytest.fixture
 def small_graphs(monkeypatch):
     """Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time."""
-    for module, name, value in (
-        (hnsw, "FIT_FROM", 100),
-        (hnsw, "LINK_FROM", 300),
-        (graph, "MIN_BATCH", 32),
-    ):
-        monkeypatch.setattr(module, name, value)
+    make_graphs_small(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Collection(CollectionVerbs):
 
         def work(write: Transaction) -> WriteResult:
             slots = write.slots(id_keys)
-            old = np.flatnonzero(slots >= 0)
+            old = (slots >= 0).nonzero()[0]
             if operation == "insert" and len(old):
                 raise _already_there([rows.ids[i] for i in old])
             if operation == "update":
@@ -91,7 +91,9 @@ class Collection(CollectionVerbs):
             self._add(write, id_keys, rows, rows.payloads or [None] * len(id_keys))
             return WriteResult(write.lsn, inserted=len(slots) - len(old), updated=len(old))
 
-        return self._transaction(work)
+        size = 0 if rows.vectors is None else rows.vectors.nbytes
+        size += sum(map(len, filter(None, rows.payloads or ())))
+        return self._transaction(work, size)
 
     def _add(self, write: Transaction, id_keys: list[bytes], rows: Rows, payloads: Sequence[bytes | None]) -> None:
         assert rows.vectors is not None and rows.norms is not None
@@ -129,14 +131,14 @@ class Collection(CollectionVerbs):
 
         return self._transaction(work)
 
-    def _transaction(self, work: Callable[[Transaction], WriteResult]) -> WriteResult:
+    def _transaction(self, work: Callable[[Transaction], WriteResult], size: int = 0) -> WriteResult:
         self._refuse_closed()
         if self._read_only:
             raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
         if self._indexing is None:
-            return self._store.write(work)
+            return self._store.write(work, size)
         self._indexing.raise_error()
-        result = self._store.write(work)
+        result = self._store.write(work, size)
         self._indexing.written()
         return result
 

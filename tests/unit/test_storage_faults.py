@@ -125,6 +125,18 @@ def test_a_folder_or_file_of_somebody_else_is_refused_and_left_alone(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_whose_making_was_stopped_is_made_a_database(tmp_path):
+    (tmp_path / "collections").mkdir()
+    (tmp_path / ".VECSTORE").write_text("{")
+    (tmp_path / "LOCK").touch()
+    with vecstore.open(tmp_path) as db:
+        assert db.list_collections() == []
+    (tmp_path / "VECSTORE").unlink()
+    (tmp_path / "collections" / "stamps").mkdir()
+    with pytest.raises(NotADatabaseError):
+        vecstore.open(tmp_path)
+
+
 def foreign_lmdb(path, databases):
     with lmdb.open(str(path), subdir=False, max_dbs=10, lib_version=0) as env:
         for name in databases:

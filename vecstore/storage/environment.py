@@ -14,7 +14,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
@@ -32,6 +32,9 @@ from vecstore.errors import (
 )
 from vecstore.storage.failpoints import reach
 
+if TYPE_CHECKING:
+    from vecstore.storage.interval import Syncer
+
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
@@ -44,17 +47,24 @@ T = TypeVar("T")
 
 
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
+    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does. With `sync_interval` commits
+    are synced every so many seconds, else each before it returns."""
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, max_size: int | None = None, create: bool = False
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        max_size: int | None = None,
+        create: bool = False,
+        sync_interval: float | None = None,
     ) -> None:
         self.path = path
         self.read_only = read_only
         self.max_size = max_size
         self._pid = os.getpid()
-        # A plain lock, which a reader takes and gives back twice in each search.
-        self._lock = threading.Lock()
+        # Without the condition around it a reader takes it quicker, twice in each search.
+        self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
         self._readers = 0
         # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
@@ -65,31 +75,41 @@ class Environment:
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
+        self._dbs: dict[str, Any] = {}
+        self._sync_interval = sync_interval
+        self._syncer: Syncer | None = None
         try:
-            self._env = lmdb.open(
-                os.fspath(path),
-                subdir=False,
-                map_size=self._map_size,
-                readonly=read_only,
-                max_dbs=len(DATABASES),
-                max_readers=MAX_READERS,
-                max_spare_txns=8,
-                mode=0o644,
-                # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
-                lib_version=0,
-                # A scan reads the file in order; an index that reads single rows will want this off.
-                readahead=True,
-            )
-            self._env.reader_check()
+            self._open(create)
             self.inode = path.stat().st_ino
-            self._dbs: dict[str, Any] = {}
-            for name in DATABASES:
-                self._dbs[name] = self._env.open_db(name.encode(), create=create)
         except lmdb.NotFoundError:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
+
+    def _open(self, create: bool = False) -> None:
+        self._env = lmdb.open(
+            os.fspath(self.path),
+            subdir=False,
+            map_size=self._map_size,
+            readonly=self.read_only,
+            max_dbs=len(DATABASES),
+            max_readers=MAX_READERS,
+            max_spare_txns=8,
+            mode=0o644,
+            # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
+            lib_version=0,
+            sync=self._sync_interval is None,
+            # A scan reads the file in order; an index that reads single rows will want this off.
+            readahead=True,
+        )
+        self._env.reader_check()
+        for name in DATABASES:
+            self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        if self._sync_interval is not None:
+            from vecstore.storage.interval import Syncer
+
+            self._syncer = Syncer(self._env, self.path, self._sync_interval, self._writing)
 
     def db(self, name: str) -> Any:
         """The handle of one of DATABASES."""
@@ -101,22 +121,76 @@ class Environment:
         """A read transaction; what it returns are memoryviews into the map, gone with it."""
         return Reading(self)
 
-    def _begin(self) -> Any:
+    def _begin(self, *, write: bool = False) -> Any:
         while True:
             try:
-                return self._env.begin(buffers=True)
+                return self._env.begin(buffers=True, write=write)
             except lmdb.MapResizedError:  # the writer, another process, has grown its map
-                self._leave()
-                try:
-                    self._alone(lambda: self._remap(0))
-                finally:
-                    self._enter()
+                self._aside(lambda: self._remap(0))
+            except lmdb.PanicError:  # a commit has failed in its last step, in this process
+                self._aside(self._revive)
 
-    def _enter(self) -> None:
+    def _aside(self, action: Callable[[], None]) -> None:
+        """Run `action` for a reader that has found no way in, once no other is in the map."""
+
+        def unless_closed() -> None:
+            if self._closed is None:
+                action()
+
+        with self._gate:
+            self._readers -= 1
+            self._gate.notify_all()
+            try:
+                self._alone(unless_closed)
+            finally:
+                self._readers += 1
+            if self._closed is not None:
+                raise self._closed()
+
+    def _given_up(self) -> bool:
+        """Whether LMDB takes no more transactions, because it could not write a meta page."""
+        try:
+            self._env.begin().abort()
+        except lmdb.PanicError:
+            return True
+        return False
+
+    def _revive(self) -> None:
+        """Open a file anew that LMDB has given up.
+
+        LMDB has put the meta page back, but into the page cache: it must be on the disk before a page of the failed
+        commit is used again, or a power loss would find the meta page of that commit, and pages of a later one.
+        """
+        if not self._given_up():
+            return  # another thread was first
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise StorageError(
+                f"{self.path}: a commit has failed, and the disk does not yet take what would end it ({error})",
+                path=str(self.path),
+            ) from error
+        if self._syncer is not None:
+            self._syncer.detach()
+        self._env.close()
+        try:
+            self._open()
+        except lmdb.Error as error:
+            message = f"{self.path} could not be opened anew after a failed commit ({error}); open the database again"
+            self._closed = lambda: StorageError(message, path=str(self.path))
+            raise self._closed() from error
+        finally:
+            self.on_remap()
+
+    def refuse_forked(self) -> None:
+        """StateError in a child of the process that opened the file: locks and transactions are its parent's."""
         if os.getpid() != self._pid:
             raise StateError(
                 f"{self.path.parent} was opened before this process was forked; open it again in the child"
             )
+
+    def _enter(self) -> None:
+        self.refuse_forked()
         with self._lock:
             while self._exclusive:
                 self._gate.wait()
@@ -173,27 +247,52 @@ class Environment:
         with self.writing():
             while True:
                 try:
-                    return self._write_once(work)
+                    return self.write_once(work)
                 except lmdb.MapFullError:
-                    self._grow()
+                    self.grow()
 
-    def _write_once(self, work: Callable[[Any], T]) -> T:
+    def write_once(self, work: Callable[[Any], T]) -> T:
+        """The same without growing: MapFullError of LMDB where the map is too small, to be met by `grow`."""
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
         self._enter()
         try:
-            with self._env.begin(write=True, buffers=True) as txn:
+            if self._syncer is not None:
+                self._syncer.before_commit()
+            with self._begin(write=True) as txn:
                 result = work(txn)
                 reach("commit.before")
+            if self._syncer is not None:
+                self._syncer.committed()
             reach("commit.after")
             return result
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            raise self._translate(error) from error
+            if self._given_up():
+                raise StorageError(
+                    f"{self.path}: {error} in the last step of a commit. It was most likely not kept; read it back, "
+                    "or repeat it",
+                    path=str(self.path),
+                ) from error
+            raise self.translate(error) from error
         finally:
             self._leave()
 
-    def _grow(self) -> None:
+    def settle(self) -> None:
+        """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
+        if self._syncer is not None:
+            try:
+                self._syncer.settle()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+
+    def last_txn_id(self) -> int:
+        """The transaction that was committed last."""
+        number: int = self._env.info()["last_txnid"]
+        return number
+
+    def grow(self) -> None:
+        """Double the map, once no reader is in it; DatabaseFullError if `max_size` forbids it."""
         size = self._map_size * 2 if self.max_size is None else min(self._map_size * 2, self.max_size)
         if size <= self._map_size:
             raise DatabaseFullError(
@@ -202,6 +301,7 @@ class Environment:
                 path=str(self.path),
                 limit=self.max_size,
             )
+        self.settle()  # its transactions do not outlive the map
         self._alone(lambda: self._remap(size))
         self._map_size = size
         reach("map.grown")
@@ -227,7 +327,7 @@ class Environment:
         try:
             self._env.copy(os.fspath(target), compact=True, txn=txn)
         except lmdb.Error as error:
-            raise self._translate(error, target) from error
+            raise self.translate(error, target) from error
 
     def dropped(self) -> VecstoreError:
         """The error of a collection that was dropped while it was open."""
@@ -245,9 +345,15 @@ class Environment:
                 self._env.close()
 
         with self._writing:
-            self._alone(shut)
+            try:
+                if self._syncer is not None and self._closed is None:
+                    self._syncer.close()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+            finally:
+                self._alone(shut)
 
-    def _translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
+    def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
         path = str(self.path)
         if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
@@ -309,7 +415,7 @@ class Reading:
 
     def _translated(self, error: BaseException) -> None:
         if isinstance(error, lmdb.Error):
-            raise self._env._translate(error) from error
+            raise self._env.translate(error) from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ collections/.NAME-...        one being created or dropped, removed by the next w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,12 +26,15 @@ COLLECTIONS: Final = "collections"
 
 
 def refuse_foreign(path: Path) -> None:
-    """NotADatabaseError unless the folder is vecstore's, empty, or not there. Files of the desktop do not count."""
+    """NotADatabaseError unless the folder is vecstore's, empty, or not there. Files of the desktop do not count,
+    nor does what `lay_out` has made when it is stopped before the marker is there."""
     if path.exists() and not path.is_dir():
         raise NotADatabaseError(f"{path} is a file; a vecstore database is a folder", path=str(path))
     if not path.exists() or (path / MARKER).exists():
         return
     others = [name for name in names(path) if not name.startswith(".") and name != LOCK]
+    if others == [COLLECTIONS] and (path / COLLECTIONS).is_dir() and not names(path / COLLECTIONS):
+        return
     if others:
         raise NotADatabaseError(
             f"{path} is not empty and holds no vecstore database (there is {sorted(others)[0]}); name another folder",
@@ -50,7 +54,9 @@ def lay_out(path: Path) -> None:
         reach("open.marker_written")
         unfinished.rename(path / MARKER)
         reach("open.marker_renamed")
-        sync_folder(path)
+    # In a folder that is one already too: whoever made it so may have been killed just before this.
+    sync_folder(path)
+    with contextlib.suppress(PermissionError):  # who may write to a folder need not be able to list the one it is in
         sync_folder(path.parent)
 
 

@@ -48,7 +48,7 @@ class Entry:
 
     def pack(self, state: State) -> bytes:
         """The record: the counters, three counts of runs, then the runs as pairs (first slot, length)."""
-        runs = [_runs(slots) for slots in (self.added, self.removed, self.changed)]
+        runs = [_runs(slots) if len(slots) else _NO_RUNS for slots in (self.added, self.removed, self.changed)]
         return _HEADER.pack(state.slots, state.count, *map(len, runs)) + b"".join(run.tobytes() for run in runs)
 
     @classmethod
@@ -65,8 +65,6 @@ class Entry:
 
 
 def _runs(slots: Slots) -> npt.NDArray[np.uint32]:
-    if not len(slots):
-        return _NO_RUNS
     if slots[-1] - slots[0] == len(slots) - 1:
         return np.array([[slots[0], len(slots)]], "<u4")
     starts = np.flatnonzero(np.diff(slots, prepend=slots[0] - 2) != 1)

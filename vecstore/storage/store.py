@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
+import lmdb
 import msgpack
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +20,21 @@ import numpy.typing as npt
 from vecstore.arguments import index_config
 from vecstore.errors import (
     CorruptionError,
+    DatabaseFullError,
     FormatVersionError,
     InvalidArgumentError,
     NotADatabaseError,
     StateError,
 )
-from vecstore.storage import blocks, log, snapshot
+from vecstore.storage import blocks, interval, log, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment, sync_folder
 from vecstore.storage.failpoints import reach
+from vecstore.storage.group import Pending, WriteQueue, again
 from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.transaction import Allocator, Transaction
+from vecstore.storage.transaction import Allocator, Transaction, Turn
 from vecstore.types import HNSW, KIND_NAMES, Metric
 
 FORMAT: Final = 1
@@ -129,8 +132,17 @@ class Viewing:
 class Store:
     """An open data.mdb."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False, max_size: int | None = None) -> None:
-        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        max_size: int | None = None,
+        sync_interval: float | None = None,
+    ) -> None:
+        if not read_only:
+            interval.recover(folder / DATA_FILE)
+        self.env = Environment(folder / DATA_FILE, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
         try:
             with self.env.reading() as txn:
                 self.config = _read_config(txn, self.env)
@@ -142,6 +154,7 @@ class Store:
         self._table: Table | None = None
         self._table_lock = threading.Lock()
         self._allocator: Allocator | None = None
+        self._queue = WriteQueue(self._commit)
         self._users = 0
 
     @classmethod
@@ -184,40 +197,111 @@ class Store:
     def _forget(self) -> None:
         self._table = None
 
-    def write(self, work: Callable[[Transaction], T]) -> T:
+    def write(self, work: Callable[[Transaction], T], size: int = 0) -> T:
         """Run `work` in a transaction and commit it durably; on an error nothing of it remains.
 
-        A transaction that changed nothing leaves no trace.
+        Works of several threads share a transaction. `work` may run several times, each time from the start and in a
+        transaction that knows nothing of the time before. One that changes nothing leaves no trace. `size` is about
+        what it writes, in bytes.
         """
+        self.env.refuse_forked()
+        result: T = self._queue.run(work, size)
+        return result
+
+    def _commit(self, group: list[Pending]) -> None:
+        """Run a group of works and commit them; a work that fails does so alone."""
         with self.env.writing():
-            if self._allocator is None:
-                with self.view() as view:
-                    self._allocator = Allocator(view.table, self.layout)
-            allocator = self._allocator
+            batches = [group]
+            while batches:
+                batch = batches.pop()
+                try:
+                    rest = self._attempt(batch)
+                    if rest:
+                        batches.append(rest)
+                except lmdb.MapFullError:
+                    self._make_room(batch, batches)
+                except Exception as error:
+                    for one in batch:
+                        one.error = error if len(batch) == 1 else again(error)
+                    _all_done(batch)
 
-            def attempt(txn: Any) -> tuple[Transaction, T]:
-                transaction = Transaction(txn, self.env, self.layout, allocator)
+    def _make_room(self, batch: list[Pending], batches: list[list[Pending]]) -> None:
+        """Have a batch that did not fit into the map run again: in a larger one, or else each work by itself."""
+        try:
+            self.env.grow()
+            batches.append(batch)
+        except DatabaseFullError as error:
+            if len(batch) > 1:
+                batches.extend([one] for one in reversed(batch))
+            else:
+                batch[0].error, batch[0].done = error, True
+
+    def _attempt(self, batch: list[Pending]) -> list[Pending]:
+        """Run works in one transaction and commit it. If one spoils it, nothing is kept, and the others are returned
+        to run again."""
+        allocator = self._take_allocator()
+        txn_id = 0
+
+        def run(txn: Any) -> None:
+            nonlocal txn_id
+            txn_id = txn.id()
+            turn = Turn(txn, self.env, self.layout, allocator)
+            for one in batch:
+                one.error = None
+                write = Transaction(turn)
                 reach("write.begun")
-                result = work(transaction)
-                reach("write.worked")
-                transaction.finish()
-                reach("write.logged")
-                return transaction, result
+                try:
+                    one.result = one.work(write)
+                    reach("write.worked")
+                    write.finish()
+                    reach("write.logged")
+                except lmdb.MapFullError:
+                    raise
+                except Exception as error:
+                    if write.touched or isinstance(error, lmdb.Error):
+                        raise _SpoiltError(one, error) from error
+                    one.error = error
+                else:
+                    allocator.follow(write)
+            turn.flush()
 
-            transaction, result = self.env.write(attempt)
-            allocator.committed(transaction)
-            return result
+        try:
+            self.env.write_once(run)
+        except _SpoiltError as spoilt:
+            error = spoilt.error
+            spoilt.one.error = self.env.translate(error) if isinstance(error, lmdb.Error) else error
+            spoilt.one.done = True
+            return [one for one in batch if one is not spoilt.one]
+        except Exception:
+            raise
+        except BaseException:  # an interruption, perhaps behind the commit
+            if txn_id and self.env.last_txn_id() >= txn_id:
+                _all_done(batch)
+            raise
+        self._allocator = allocator
+        _all_done(batch)
+        return []
+
+    def _take_allocator(self) -> Allocator:
+        """The allocator, which is put back only behind a commit: whatever stops a write short of it voids it."""
+        allocator, self._allocator = self._allocator, None
+        if allocator is None:
+            with self.view() as view:
+                allocator = Allocator(view.table, self.layout)
+        return allocator
 
     # -- sharing ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def share(cls, folder: Path, *, read_only: bool, max_size: int | None = None) -> Store:
+    def share(
+        cls, folder: Path, *, read_only: bool, max_size: int | None = None, sync_interval: float | None = None
+    ) -> Store:
         """Open a store, or join those in this process that have it open: LMDB allows a file only once in each."""
         with _sharing:
             key = _identity(folder / DATA_FILE)
             store = _shared.get(key)
             if store is None:
-                store = _shared[key] = cls(folder, read_only=read_only, max_size=max_size)
+                store = _shared[key] = cls(folder, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
             elif store.env.read_only and not read_only:
                 raise StateError(f"{folder} is open read-only in this process; close that database first")
             store._users += 1
@@ -245,6 +329,20 @@ class Store:
     def _unlist(self) -> None:
         for key in [key for key, store in _shared.items() if store is self]:
             del _shared[key]
+
+
+class _SpoiltError(Exception):
+    """A work has failed when it had changed something already."""
+
+    def __init__(self, one: Pending, error: Exception) -> None:
+        super().__init__()
+        self.one = one
+        self.error = error
+
+
+def _all_done(batch: list[Pending]) -> None:
+    for one in batch:
+        one.done = True
 
 
 _shared: dict[tuple[int, int], Store] = {}

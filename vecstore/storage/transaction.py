@@ -29,9 +29,12 @@ MAX_SLOTS: Final = 2**31 - 1
 # and dead rows take at most a third of what live ones do.
 REUSE_SHARE: Final = 4
 
+# Blocks in memory before they are stored: 8 MiB at most, beside what LMDB keeps of a transaction.
+BLOCKS_AT_ONCE: Final = 64
+
 
 class Allocator:
-    """Which slots the next rows take. It knows the state after the last commit, and changes at a commit only."""
+    """Which slots the next rows take. It follows the writes of a transaction; if that is not committed, it is void."""
 
     def __init__(self, table: Table, layout: Layout) -> None:
         self.layout = layout
@@ -48,17 +51,17 @@ class Allocator:
         for block in sorted(self.sparse):
             if n <= 0:
                 break
-            free = np.flatnonzero(~self.live[block][: self._filled(block)])[:n] + block * self.layout.rows
+            free = (~self.live[block, : self._filled(block)]).nonzero()[0][:n] + block * self.layout.rows
             taken.append(free)
             n -= len(free)
         if n > 0:
             if self.slots + n > MAX_SLOTS:
                 raise DatabaseFullError(f"a collection holds at most {MAX_SLOTS} rows", limit=MAX_SLOTS)
             taken.append(np.arange(self.slots, self.slots + n))
-        return np.concatenate([NO_SLOTS, *taken])
+        return taken[0] if len(taken) == 1 else np.concatenate([NO_SLOTS, *taken])
 
-    def committed(self, write: Transaction) -> None:
-        """Follow a write that was committed."""
+    def follow(self, write: Transaction) -> None:
+        """Take in what a finished write has done."""
         added, removed = write.entry.added, write.entry.removed
         self.slots = write.state.slots
         n = -(-self.slots // self.layout.rows)
@@ -70,7 +73,7 @@ class Allocator:
         flat[added] = True
         flat[removed] = False
         shift = self.layout.shift
-        self._sort_in(set((added >> shift).tolist()) | set((removed >> shift).tolist()))
+        self._sort_in({*(added >> shift).tolist(), *(removed >> shift).tolist()})
 
     def _filled(self, block: int) -> int:
         return min(self.layout.rows, self.slots - block * self.layout.rows)
@@ -84,15 +87,76 @@ class Allocator:
                 self.sparse.discard(block)
 
 
-class Transaction(Reader):
-    """The verbs of storage inside one write transaction; ids come as keys, and rows are removed before added."""
+class Turn:
+    """One LMDB transaction, in which several writes may run, one after another.
+
+    Blocks of vectors and chunks of live bits that several of them change are stored once, by `flush`, which so comes
+    last. What a write looks up (rows and ids) stands in the transaction at once.
+    """
 
     def __init__(self, txn: Any, env: Environment, layout: Layout, allocator: Allocator) -> None:
-        super().__init__(txn, env)
+        self.txn = txn
+        self.env = env
         self.layout = layout
         self.allocator = allocator
         self.state = log.last(txn, env.db("log"))
+        self._blocks: dict[int, Block] = {}
+        self._lsns: dict[int, int] = {}  # of the last write to each
+        self._chunks: dict[int, bytearray] = {}
+
+    def block(self, number: int, lsn: int, whole: bool) -> Block:
+        """A block that the write `lsn` is to change, with what it held before unless the `whole` of it is new."""
+        block = self._blocks.get(number)
+        if block is None:
+            if len(self._blocks) == BLOCKS_AT_ONCE:
+                self.flush()
+            old = None if whole else self.txn.get(keys.block_key(number), db=self.env.db("vector:vector"))
+            if old is not None:
+                self._verify(old, number)
+            block = self._blocks[number] = Block(self.layout, number, old)
+        self._lsns[number] = lsn
+        return block
+
+    def chunk(self, number: int) -> bytearray:
+        """A chunk of live bits to change."""
+        chunk = self._chunks.get(number)
+        if chunk is None:
+            old = self.txn.get(keys.chunk_key(number), db=self.env.db("live"))
+            chunk = self._chunks[number] = bytearray(CHUNK_SLOTS // 8 if old is None else old)
+        return chunk
+
+    def flush(self) -> None:
+        """Store what has gathered."""
+        db = self.env.db("vector:vector")
+        for number, block in self._blocks.items():
+            self.txn.put(keys.block_key(number), block.seal(self._lsns[number]), db=db)
+            reach("write.block")
+        db = self.env.db("live")
+        for number, chunk in self._chunks.items():
+            self.txn.put(keys.chunk_key(number), chunk, db=db)
+        self._blocks.clear()
+        self._chunks.clear()
+
+    def _verify(self, value: memoryview, number: int) -> None:
+        try:
+            blocks.verify(value, self.layout, number)
+        except CorruptionError as error:
+            raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
+
+
+class Transaction(Reader):
+    """The verbs of storage inside one write; ids come as keys, and rows are removed before added.
+
+    Once it has `touched` anything, an error leaves it half done, and the whole transaction is of no use.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn.txn, turn.env)
+        self.turn = turn
+        self.layout = turn.layout
+        self.state = turn.state
         self.entry = log.Entry(NO_SLOTS, NO_SLOTS, NO_SLOTS)
+        self.touched = False
 
     @property
     def lsn(self) -> int:
@@ -109,7 +173,8 @@ class Transaction(Reader):
     ) -> None:
         """Store new rows; an id that was there before moves to its new slot. Once per transaction."""
         assert not len(self.entry.added)
-        slots = self.allocator.take(len(id_keys))
+        slots = self.turn.allocator.take(len(id_keys))
+        self.touched = True
         self._write_vectors(slots, vectors, norms)
         numbers = slots.tolist()
         at_end = not numbers or numbers[0] >= self.state.slots
@@ -126,6 +191,9 @@ class Transaction(Reader):
     def remove(self, slots: Slots, id_keys: Sequence[bytes], *, replaced: bool = False) -> None:
         """Take rows away; `replaced` ones keep their id, which `add` then points elsewhere. Once per transaction."""
         assert not len(self.entry.removed)
+        if not len(slots):
+            return
+        self.touched = True
         for slot, key in zip(slots.tolist(), id_keys, strict=True):
             self.txn.delete(keys.slot_key(slot), db=self.env.db("row"))
             if not replaced:
@@ -138,6 +206,7 @@ class Transaction(Reader):
     def set_payloads(self, slots: Slots, id_keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
         """Give rows another payload. Once per transaction."""
         assert not len(self.entry.changed)
+        self.touched = True
         numbers = slots.tolist()
         values = seal_rows(numbers, id_keys, payloads)
         self._put_many("row", list(zip(map(keys.slot_key, numbers), values, strict=True)), False)
@@ -150,49 +219,33 @@ class Transaction(Reader):
             return
         self.state = State(lsn, self.state.slots, self.state.count)
         log.append(self.txn, self.env.db("log"), self.state, self.entry)
+        self.turn.state = self.state
 
     def _put_many(self, db: str, items: list[tuple[bytes, bytes]], append: bool) -> None:
         with self.txn.cursor(self.env.db(db)) as cursor:
             cursor.putmulti(items, append=append)
 
     def _write_vectors(self, slots: Slots, vectors: npt.NDArray[np.float32], norms: npt.NDArray[np.float32]) -> None:
-        db, rows = self.env.db("vector:vector"), self.layout.rows
+        rows = self.layout.rows
+        if not len(slots):
+            return
         numbers = slots >> self.layout.shift
-        bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(slots)]
-        for first, last in itertools.pairwise(bounds if len(slots) else []):
-            number = int(numbers[first])
-            key = keys.block_key(number)
-            old = self.txn.get(key, db=db) if last - first < rows else None
-            if old is not None:
-                self._verify(old, number)
-            block = Block(self.layout, number, old)
+        inner = () if numbers[0] == numbers[-1] else (np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()
+        for first, last in itertools.pairwise([0, *inner, len(slots)]):
+            block = self.turn.block(int(numbers[first]), self.state.lsn + 1, last - first == rows)
             within = slots[first:last] & (rows - 1)
             block.vectors[within] = vectors[first:last]
             block.norms[within] = norms[first:last]
-            self.txn.put(key, block.seal(self.state.lsn + 1), db=db)
-            reach("write.block")
-
-    def _verify(self, value: memoryview, number: int) -> None:
-        try:
-            blocks.verify(value, self.layout, number)
-        except CorruptionError as error:
-            raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
 
     def _mark(self, slots: Slots, alive: bool) -> None:
         """Set or clear the live bits of some ascending slots."""
         if not len(slots):
             return
-        db = self.env.db("live")
-        numbers = slots // CHUNK_SLOTS
-        for chunk in range(int(numbers[0]), int(numbers[-1]) + 1):
-            here = slots if numbers[0] == numbers[-1] else slots[numbers == chunk]
-            if not len(here):
-                continue
-            key = keys.chunk_key(chunk)
-            old = self.txn.get(key, db=db)
-            bits = bytearray(CHUNK_SLOTS // 8 if old is None else old)
-            _set_bits(bits, here - chunk * CHUNK_SLOTS, alive)
-            self.txn.put(key, bits, db=db)
+        first, last = int(slots[0]) // CHUNK_SLOTS, int(slots[-1]) // CHUNK_SLOTS
+        for chunk in range(first, last + 1):
+            here = slots if first == last else slots[slots // CHUNK_SLOTS == chunk]
+            if len(here):
+                _set_bits(self.turn.chunk(chunk), here - chunk * CHUNK_SLOTS, alive)
 
 
 def _set_bits(bits: bytearray, positions: Slots, value: bool) -> None:

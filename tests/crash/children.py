@@ -1,0 +1,138 @@
+"""Children that write until they are killed: `python -m tests.crash.children ACKNOWLEDGEMENTS`, a server that forks.
+
+It imports everything and loads all kernels once, so that a child costs a fork. A line of JSON on standard input starts
+a child, which the server answers with its process id; another line kills it if it still lives. The end of a child, by
+whatever, is told with its exit status. Acknowledgements go to a pipe of their own, in records of RECORD and a text.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import select
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+import vecstore
+from tests.conftest import make_graphs_small
+from tests.crash.plans import DIM, applied, carry_out, plan
+from vecstore.kernels._jit import warmup
+from vecstore.storage import environment, failpoints, log
+
+RECORD = struct.Struct("<cBIH")  # kind, writer, number, length of the text that follows
+NAME = "docs"
+
+
+def main():
+    out = int(sys.argv[1])
+    make_graphs_small(setattr)
+    # So that each child grows its map and trims its log, often.
+    environment.FIRST_MAP_SIZE = 1 << 20
+    log.KEEP, log.TRIM_AT_ONCE = 32, 8
+    warmup()
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            live(out, json.loads(line))
+        print(json.dumps(pid), flush=True)
+        child = os.pidfd_open(pid)
+        ended = child in select.select([child, sys.stdin], [], [])[0]
+        if not ended:
+            sys.stdin.readline()
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+        os.close(child)
+        print(json.dumps(os.waitpid(pid, 0)[1]), flush=True)
+        if ended:
+            sys.stdin.readline()
+
+
+def live(out, order):
+    """What a child does; it does not return."""
+    try:
+        if order["failpoint"]:
+            failpoints.arm(order["failpoint"], order["count"])
+        child = Child(out, order)
+        child.run()
+    except BaseException:
+        complain(out)
+    finally:
+        os._exit(1)
+
+
+def tell(out, kind, writer=0, number=0, text=""):
+    body = text.encode()[-3000:]
+    os.write(out, RECORD.pack(kind, writer, number, len(body)) + body)
+
+
+def complain(out):
+    tell(out, b"!", text=traceback.format_exc())
+
+
+class Child:
+    def __init__(self, out, order):
+        self.out, self.order = out, order
+        self.models = pickle.loads(Path(order["models"]).read_bytes())
+        self.db = vecstore.open(order["folder"])
+        self.docs = self.db.create_collection(NAME, DIM, exist_ok=True)
+
+    def run(self):
+        tell(self.out, b"o")
+        works = [lambda writer=writer: self.write(writer) for writer in self.models]
+        works += [self.search, self.keep_house]
+        for work in works:
+            threading.Thread(target=self.guarded, args=(work,), daemon=True).start()
+        time.sleep(60)
+
+    def guarded(self, work):
+        try:
+            work()
+        except BaseException:
+            complain(self.out)
+
+    def write(self, writer):
+        """Write, acknowledge, and now and then look whether what was acknowledged is found."""
+        mine, number = self.models[writer]
+        while True:
+            call = plan(self.order["seed"], writer, number, mine)
+            carry_out(self.docs, *call)
+            tell(self.out, b".", writer, number)
+            mine = applied(mine, *call)
+            if number % 3 == 0 and mine:
+                one = sorted(mine, key=str)[number % len(mine)]
+                hits = self.docs.search(np.frombuffer(mine[one][0], np.float32), 1)
+                assert [hit.id for hit in hits] == [one], f"searched {one!r} after its write, found {hits}"
+            number += 1
+
+    def search(self):
+        """Any answer is right that has no row twice."""
+        rng = np.random.default_rng(self.order["seed"])
+        while True:
+            for hits in self.docs.search(rng.standard_normal((3, DIM)).astype(np.float32), 10, with_payload=True):
+                assert len({hit.id for hit in hits}) == len(hits)
+            time.sleep(0.002)
+
+    def keep_house(self):
+        """What happens now and then: another collection is made, filled and dropped."""
+        turn = 0
+        while True:
+            with contextlib.suppress(vecstore.CollectionNotFoundError):
+                self.db.drop_collection("other")
+            other = self.db.create_collection("other", 3, "l2", index=vecstore.Flat())
+            other.insert(range(10), np.eye(10, 3) + 1)
+            self.keep(turn)
+            turn += 1
+
+    def keep(self, turn):
+        """A turn of whatever else is done to a collection while it is in use."""
+
+
+if __name__ == "__main__":
+    main()
