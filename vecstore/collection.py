@@ -65,7 +65,7 @@ class Collection(CollectionVerbs):
         self._codes: CodeScan | None = None
         self._indexing: Indexing | None = None
         if isinstance(info.index, HNSW):
-            self._indexing = Indexing(info, store, self._rows_of)
+            self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
         self._index = None if self._indexing is None else self._indexing.index
@@ -256,13 +256,14 @@ class Collection(CollectionVerbs):
                 count=view.state.count,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
+                checkpoint_lsn=0 if self._indexing is None else self._indexing.checkpoint_lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
                 row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
                 id_bytes=_bytes(view.txn.stat(view.env.db("slot"))),
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
-                index_error=None if self._indexing is None else self._indexing.indexer.error,
+                index_error=None if self._indexing is None else self._indexing.error,
                 **figures,
             )
 

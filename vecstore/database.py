@@ -265,10 +265,11 @@ class Database(DatabaseVerbs):
             if self._closed:
                 return
             self._closed = True
-            for opened in self._open_collections.values():
-                opened.close()
-            if self._lock is not None:
-                self._lock.release()
+            with contextlib.ExitStack() as closing:  # each of them, also where one fails
+                if self._lock is not None:
+                    closing.callback(self._lock.release)
+                for opened in self._open_collections.values():
+                    closing.callback(opened.close)
 
     def __repr__(self) -> str:
         return f"<Database {str(self.path)!r}{' read-only' if self.read_only else ''}>"

@@ -169,6 +169,8 @@ class Stats:
     """Slots of deleted or replaced rows, which later writes use again."""
     lsn: int
     """Log sequence number of the last write."""
+    checkpoint_lsn: int
+    """The write up to which the graph is kept in index.mdb: later ones are followed when it is opened. 0 for none."""
     vector_bytes: int
     """Blocks of vectors, dead rows among them."""
     row_bytes: int

@@ -390,8 +390,10 @@ def test_where_a_sync_fails_nothing_more_is_written_and_the_next_opening_is_at_t
     assert len(docs) == 2
     with pytest.raises(StorageError, match=r"could not be synced .*; nothing can be written until it is closed"):
         docs.insert(3, vector(3))
+    with pytest.raises(StorageError, match="could not be synced"):
+        db.close()
     db.close()
-    with vecstore.open(tmp_path) as db:
+    with vecstore.open(tmp_path) as db:  # the first close has let go of the folder
         assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
         assert db.get_collection("docs").check() == []
 

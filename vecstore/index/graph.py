@@ -12,10 +12,12 @@ links; whoever takes both takes `_linking` first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -451,24 +453,46 @@ class Graph:
             ),
         }  # fmt: skip
 
-    def parts(self) -> dict[str, Any]:
-        """All that has to be kept of the graph, for a file."""
-        with self._linking, self._changing:
-            arrays, n = self.arrays, self.arrays.count
-            return {
-                "codes": arrays.codes[:n], "terms": arrays.terms[:n], "pairs": arrays.pairs[:n],
-                "nodes": arrays.slots[:n], "links": arrays.links[: arrays.linked],
-                "pilots": arrays.pilots.nodes, "top": arrays.top,
-            }  # fmt: skip
+    # -- files -----------------------------------------------------------------------------------------------
 
-    def restore(self, parts: dict[str, Any], slots: int) -> None:
-        """Become the graph that `parts` gave, of so many slots; ValueError if they do not fit together."""
-        arrays, n, links = self.arrays, len(parts["nodes"]), parts["links"].astype(np.int32)
-        codes, terms, pairs = _columns(arrays.coder, arrays.pairs.shape[1], n)
-        codes[...], terms[...], pairs[...] = parts["codes"], parts["terms"], parts["pairs"]
-        nodes, pilots = parts["nodes"].astype(np.int32), parts["pilots"].astype(np.int32)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[dict[str, Any]]:
+        """All that has to be kept of the graph, in arrays that stay as they are within the block: rows may come and go
+        meanwhile, links wait."""
+        with self._linking:
+            with self._changing:
+                arrays, n = self.arrays, self.arrays.count
+                parts = {
+                    "codes": arrays.codes[:n], "terms": arrays.terms[:n], "pairs": arrays.pairs[:n],
+                    "nodes": arrays.slots[:n].copy(), "links": arrays.links[: arrays.linked],
+                    "pilots": arrays.pilots.nodes, "top": arrays.top.copy(),
+                }  # fmt: skip
+            yield parts
+
+    @property
+    def upkeep_done(self) -> tuple[int, int]:
+        """How many nodes were there when they were last numbered in order, and when they were last looked through."""
+        return self._ordered, self._checked
+
+    def restore(self, parts: dict[str, Any], slots: int, upkeep_done: tuple[int, int] | None = None) -> None:
+        """Become the graph that `held` gave, of so many slots; ValueError if the parts do not fit together.
+
+        It keeps arrays that are `aligned`, and copies others.
+        """
+        arrays, n = self.arrays, len(parts["nodes"])
+        codes, terms, pairs = (
+            _own(parts[name], now.dtype)
+            for name, now in (("codes", arrays.codes), ("terms", arrays.terms), ("pairs", arrays.pairs))
+        )
+        links, nodes = _own(parts["links"], np.int32), _own(parts["nodes"], np.int32)
+        pilots = parts["pilots"].astype(np.int32)
+        if [x.shape for x in (codes, terms, pairs)] != [
+            (n, now.shape[1]) for now in (arrays.codes, arrays.terms, arrays.pairs)
+        ]:
+            raise ValueError("codes are not those of the nodes")
         if (
-            links.shape[1] != arrays.width
+            links.ndim != 2
+            or links.shape[1] != arrays.width
             or len(links) > n
             or not all(
                 len(x) == 0 or (x.min() >= -1 and x.max() < bound)
@@ -478,16 +502,14 @@ class Graph:
             raise ValueError("links lead out of the graph")
         if len(pilots) and pilots.min() < 0:
             raise ValueError("pilots are no nodes")
-        room = aligned(links.shape, np.int32)
-        room[...] = links
         self._dead = (nodes < 0).astype(np.uint8)
         self.dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
         self._nodes = np.full(slots, -1, np.int32)
         alive = np.flatnonzero(nodes >= 0)
         self._nodes[nodes[alive]] = alive
-        self._ordered = self._checked = len(links)
+        self._ordered, self._checked = upkeep_done or (len(links), len(links))
         self.arrays = _with(
-            arrays, codes=codes, terms=terms, pairs=pairs, slots=nodes, links=room, count=n, linked=len(links),
+            arrays, codes=codes, terms=terms, pairs=pairs, slots=nodes, links=links, count=n, linked=len(links),
             pilots=_pilots(pilots, codes, terms, pairs), top=np.array(parts["top"], np.float32),
         )  # fmt: skip
 
@@ -507,6 +529,15 @@ def _columns(coder: Coder, pair_columns: int, size: int) -> tuple[npt.NDArray[np
         aligned((size, coder.terms_count), np.float32),
         aligned((size, pair_columns), np.float32),
     )
+
+
+def _own(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+    """The array itself if a graph can keep it, or else a copy."""
+    if array.dtype == dtype and array.flags.carray and array.ctypes.data % 64 == 0:
+        return array
+    made = aligned(array.shape, dtype)
+    made[...] = array
+    return made
 
 
 def _pilots(nodes: Ints, codes: npt.NDArray[np.uint8], terms: Floats, pairs: Floats) -> Pilots:

@@ -5,9 +5,10 @@ While there are few rows they are scanned exactly. From FIT_FROM rows on there a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.flat import Floats, Found, Rows, gathered
 from vecstore.index.graph import Graph, Slots
 from vecstore.index.parallel import cpus
-from vecstore.quantization import KINDS
+from vecstore.quantization import KINDS, Quantizer
 from vecstore.quantization.whole import Whole
 from vecstore.types import HNSW, KIND_NAMES, Metric, Quantization
 
@@ -68,6 +69,16 @@ class Plan(NamedTuple):
     threads: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An index at the write `lsn`: `facts` that msgpack can pack, and arrays by name."""
+
+    lsn: int
+    work: int
+    facts: dict[str, Any]
+    parts: dict[str, npt.NDArray[Any]]
+
+
 class HnswIndex:
     """Searches from many threads, while one of them or another follows the writes and another links."""
 
@@ -85,6 +96,8 @@ class HnswIndex:
         # Int ids by slot, -1 for others; odd while they change.
         self._ids = np.zeros(0, np.int64)
         self._version, self._ids_lsn = 0, -1
+        self.work = 0
+        """What it would take to do again: nodes linked, coded anew or removed since this was made."""
 
     @staticmethod
     def scans(count: int) -> bool:
@@ -124,8 +137,10 @@ class HnswIndex:
                 graph = self._new_graph(rows, added, threads, self.config)
                 self._removals, self._removed_at = (lsn, ()), lsn
                 self.graph = graph
+                self.work += len(added)
             else:
                 added = change.added
+                self.work += len(change.removed)
                 if len(change.removed):
                     since_lsn, known = self._removals
                     if len(known) == REMEMBERED:
@@ -187,6 +202,7 @@ class HnswIndex:
             # First, the dead go: their rows are gone, so that they would be left with codes that mean nothing.
             self.graph.settle(cpus())
             self.graph.recode(self._fitted(rows, live), rows, len(live))
+            self.work += len(live)
             return True
 
     # -- linking ---------------------------------------------------------------------------------------------
@@ -202,8 +218,9 @@ class HnswIndex:
     def link(self, threads: int | None = None) -> int:
         """Link the next batch; how many nodes still wait."""
         graph = self.graph
-        if graph is not None and self.to_link:
-            graph.link(threads or cpus())
+        if graph is not None and (waiting := self.to_link):
+            left = graph.link(threads or cpus())
+            self.work += max(0, waiting - left)
         return self.to_link
 
     @property
@@ -267,7 +284,51 @@ class HnswIndex:
                 self._remember(added, ids_of(added), rows.slots, lsn)
             self._removals, self._removed_at = (lsn, ()), lsn
             self.graph, self._lsn = graph, lsn
+            self.work += 0 if graph is None else graph.arrays.count
             return True
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Kept | None]:
+        """The index as it is at one write, or None while there is no graph. Within the block its arrays stay as they
+        are: rows may be added and removed meanwhile, and searched, but links wait."""
+        with contextlib.ExitStack() as block:
+            with self._following:
+                graph, kept = self.graph, None
+                if graph is not None:
+                    parts = block.enter_context(graph.held())
+                    known = self._ids_lsn == self._lsn
+                    if known and len(ints := np.flatnonzero(self._ids >= 0)):
+                        parts["ids"] = self._ids[: ints[-1] + 1].copy()
+                    coder = graph.arrays.coder
+                    facts = {
+                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "upkeep_done": graph.upkeep_done,
+                        "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(), "ids_known": known,
+                    }  # fmt: skip
+                    kept = Kept(self._lsn, self.work, facts, parts)
+            yield kept
+
+    def restore(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
+        """Become, before its first use, the index that `held` gave at `lsn`; there are `slots` slots by now.
+
+        ValueError, CorruptionError or the like if it does not fit together.
+        """
+        blob = facts["coder"]
+        coder: Coder = Quantizer.from_bytes(blob) if blob else Whole(self.dim, self.metric)
+        if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
+            raise ValueError("the codes are of another kind")
+        config = HNSW(**{**_options(self.config), "seed": facts["seed"]})
+        graph = Graph(config, coder, self.metric, facts["fitted_on"])
+        ordered, checked = facts["upkeep_done"]
+        graph.restore(parts, slots, (ordered, checked))
+        if facts["ids_known"]:
+            ids = np.full(slots, -1, np.int64)
+            if "ids" in parts:
+                ids[: len(parts["ids"])] = parts["ids"]
+            self._ids, self._ids_lsn = ids, lsn
+        self._removals, self._removed_at = (lsn, ()), lsn
+        self.graph, self._lsn = graph, lsn
 
     # -- searching -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import zipfile
@@ -319,7 +320,7 @@ class Index:
         """Write everything into one file (a zip of NumPy arrays), which is replaced whole or not at all."""
         target = Path(path)
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with self._writing:
+        with self._writing, contextlib.ExitStack() as block:
             parts: dict[str, Any] = {
                 "format": np.array(FORMAT),
                 "config": np.array([self.config.m, self.config.ef_construction, self.config.ef, self.config.seed]),
@@ -335,7 +336,7 @@ class Index:
                 coder = graph.arrays.coder
                 blob = b"" if isinstance(coder, Whole) else coder.to_bytes()
                 parts |= {"coder": np.frombuffer(blob, np.uint8), "fitted_on": np.array(graph.fitted_on)}
-                parts |= graph.parts()
+                parts |= block.enter_context(graph.held())
             try:
                 with unfinished.open("wb") as file:
                     np.savez(file, **parts)

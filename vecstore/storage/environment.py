@@ -12,7 +12,7 @@ import errno
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -47,13 +47,14 @@ T = TypeVar("T")
 
 
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does. With `sync_interval` commits
-    are synced every so many seconds, else each before it returns."""
+    """An open LMDB file of some named databases. `max_size` bounds it in bytes; without one only the disk does. With
+    `sync_interval` commits are synced every so many seconds, else each before it returns."""
 
     def __init__(
         self,
         path: Path,
         *,
+        databases: Sequence[str] = DATABASES,
         read_only: bool = False,
         max_size: int | None = None,
         create: bool = False,
@@ -75,6 +76,7 @@ class Environment:
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
+        self._databases = databases
         self._dbs: dict[str, Any] = {}
         self._sync_interval = sync_interval
         self._syncer: Syncer | None = None
@@ -93,7 +95,7 @@ class Environment:
             subdir=False,
             map_size=self._map_size,
             readonly=self.read_only,
-            max_dbs=len(DATABASES),
+            max_dbs=len(self._databases),
             max_readers=MAX_READERS,
             max_spare_txns=8,
             mode=0o644,
@@ -104,7 +106,7 @@ class Environment:
             readahead=True,
         )
         self._env.reader_check()
-        for name in DATABASES:
+        for name in self._databases:
             self._dbs[name] = self._env.open_db(name.encode(), create=create)
         if self._sync_interval is not None:
             from vecstore.storage.interval import Syncer
@@ -112,7 +114,7 @@ class Environment:
             self._syncer = Syncer(self._env, self.path, self._sync_interval, self._writing)
 
     def db(self, name: str) -> Any:
-        """The handle of one of DATABASES."""
+        """The handle of one of its databases."""
         return self._dbs[name]
 
     # -- readers ---------------------------------------------------------------------------------------------

@@ -197,13 +197,7 @@ class Syncer:
 
     def before_commit(self) -> None:
         """Keep what is durable now, before a transaction may write over it."""
-        if self._error is not None:
-            path = str(self._path)
-            raise StorageError(
-                f"{path}: what was written last could not be synced ({self._error}); nothing can be written until it "
-                "is closed and opened again",
-                path=path,
-            ) from self._error
+        self._raise_error()
         if self._kept is not None:
             return
         with self._stepping:
@@ -256,7 +250,8 @@ class Syncer:
             self._kept = None
 
     def close(self) -> None:
-        """Sync everything and forget the record. The thread has ended when this returns."""
+        """Sync everything and forget the record; StorageError if that or a sync before it failed. The thread
+        has ended when this returns, and nothing is open any more."""
         self._end_thread()
         try:
             if self._error is None:
@@ -267,6 +262,7 @@ class Syncer:
                         sync_folder(self._path.parent)
         finally:
             self._let_go()
+        self._raise_error()
 
     def detach(self) -> None:
         """Let go of an environment that was synced by another hand, and takes no more transactions."""
@@ -290,6 +286,15 @@ class Syncer:
         os.close(self._data)
         if self._record is not None:
             os.close(self._record)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            path = str(self._path)
+            raise StorageError(
+                f"{path}: what was written last could not be synced ({self._error}); nothing can be written until it "
+                "is closed and opened again, which goes back to its last sync",
+                path=path,
+            ) from self._error
 
     def _run(self) -> None:
         idle = 0.0
