@@ -69,15 +69,21 @@ class Rows:
 
 def rows(ids: Any, vectors: Any, payloads: Any, dim: int, metric: Metric) -> Rows:
     """Check the rows of an insert, upsert or update; a single id goes with one vector and one payload."""
-    if isinstance(ids, int | str | np.integer):
-        ids = [ids]
-        vectors = None if vectors is None else as_floats(vectors, "vectors")[None]
-        payloads = None if payloads is None else [payloads]
-    checked = id_list(ids)
-    _refuse_repeats(checked)
-    n = len(checked)
     matrix = norms = packed = None
-    if vectors is not None:
+    if isinstance(ids, int | str | np.integer):
+        checked = [one_id(ids)]
+        payloads = None if payloads is None else [payloads]
+        if vectors is not None:
+            vectors = as_floats(vectors, "vectors")[None]
+            if vectors.shape == (1, dim):
+                square = float(np.einsum("ij,ij->i", vectors, vectors)[0])
+                if _LEAST_SQUARE < square < _MOST_SQUARE:  # the ordinary case: what is odd is told below
+                    matrix, norms = vectors, np.array([math.sqrt(square)], np.float32)
+    else:
+        checked = id_list(ids)
+        _refuse_repeats(checked)
+    n = len(checked)
+    if vectors is not None and matrix is None:
         matrix, norms = vector_rows(vectors, n, dim, metric)
     if payloads is not None:
         packed = _payload_list(payloads, n)
@@ -141,6 +147,8 @@ def as_floats(values: Any, name: str) -> npt.NDArray[np.float32]:
         if not isinstance(values, np.ndarray):
             on_dlpack_only = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
             values = np.from_dlpack(values) if on_dlpack_only else np.asarray(values)
+        elif values.dtype == np.float32 and values.flags.c_contiguous:
+            return values
     except (ValueError, TypeError, RuntimeError) as error:
         raise InvalidArgumentError(f"{name}: expected rows of numbers of one length ({error})") from None
     if values.dtype.kind not in "fiu":
@@ -344,6 +352,8 @@ def number(value: Any, name: str, low: int, high: int) -> float:
 
 def flag(value: Any, name: str) -> bool:
     """Check a bool argument."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, bool | np.bool_):
         raise InvalidArgumentError(f"{name}: expected True or False, got {_show(value)}")
     return bool(value)

@@ -72,6 +72,13 @@ def demo(
 def serve(
     data: Annotated[Path, typer.Option(help="The database folder; created if it is not there.", show_default=False)],
     listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:6333",
+    durability: Annotated[
+        str, typer.Option(help='When a write is synced: "commit" is before it returns, "interval" some time later.')
+    ] = "commit",
+    sync_interval: Annotated[
+        float | None,
+        typer.Option(help="Seconds of writes that a power loss may take, with interval. [default: 0.1]"),
+    ] = None,
 ) -> None:
     """Serve a database folder over gRPC until SIGTERM or Ctrl-C."""
     try:
@@ -81,7 +88,8 @@ def serve(
         raise InvalidArgumentError(
             f'the server is not installed ({error}); run: pip install "vecstore[server]"'
         ) from None
-    raise typer.Exit(run(Config(data=data, listen=listen)))
+    config = Config(data=data, listen=listen, durability=durability, sync_interval=sync_interval)  # type: ignore[arg-type]
+    raise typer.Exit(run(config))
 
 
 @app.command(epilog="Example: [cyan]vecstore warmup[/], once after installing, or while a container image is built")

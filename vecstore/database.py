@@ -8,9 +8,10 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from vecstore import arguments
 from vecstore.collection import Collection
@@ -18,28 +19,44 @@ from vecstore.errors import (
     AlreadyExistsError,
     ClosedError,
     CollectionNotFoundError,
+    DatabaseLockedError,
     InvalidArgumentError,
     ReadOnlyError,
+    StorageError,
 )
 from vecstore.keywords import verb
-from vecstore.storage import folder
+from vecstore.storage import folder, interval
 from vecstore.storage.backup import back_up
 from vecstore.storage.environment import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
-from vecstore.storage.store import Store
+from vecstore.storage.store import DATA_FILE, Store
 from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
 from vecstore.verbs import DatabaseVerbs
 
 MIN_SIZE: Final = 1 << 20
+RECOVERY_SECONDS: Final = 10  # that a reader waits for a writer which is about it
+DURABILITIES: Final = ("commit", "interval")
+SYNC_INTERVAL: Final = 0.1  # seconds
 
 
 @verb
-def open(path: str | os.PathLike[str], *, read_only: bool = False, max_size: int | None = None) -> Database:
+def open(
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    max_size: int | None = None,
+    durability: Literal["commit", "interval"] = "commit",
+    sync_interval: float | None = None,
+) -> Database:
     """Open a folder as a database, and create it if it is not there or empty.
 
     One process writes; any number of others may open the folder at the same time with `read_only=True`, and see
     each of its commits. `max_size` bounds the file of each collection, in bytes; without it only the disk does.
+
+    With `durability="interval"` a write returns before it is on the disk, and is synced within `sync_interval` seconds
+    (0.001 to 60, by default 0.1). A killed process loses nothing then either. Where the machine goes down, the writes
+    of the last `sync_interval`, and of the time that a sync takes, may be lost: the last ones, each whole.
 
     Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
     FormatVersionError if a newer vecstore wrote it.
@@ -49,16 +66,38 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, max_size: int
         max_size = arguments.whole_number(max_size, "max_size", MIN_SIZE, 2**46)
         if read_only:
             raise InvalidArgumentError("open(): max_size has no effect with read_only=True")
-    return Database(place, arguments.flag(read_only, "read_only"), max_size)
+    read_only = arguments.flag(read_only, "read_only")
+    return Database(place, read_only, max_size, _interval(durability, sync_interval, read_only))
+
+
+def _interval(durability: Any, sync_interval: Any, read_only: bool) -> float | None:
+    """Seconds between syncs, or None where each commit is synced."""
+    if durability not in DURABILITIES:
+        raise InvalidArgumentError(f'durability: expected "commit" or "interval", got {durability!r}')
+    if durability == "commit":
+        if sync_interval is not None:
+            raise InvalidArgumentError('open(): sync_interval has no effect without durability="interval"')
+        return None
+    if read_only:
+        raise InvalidArgumentError("open(): durability has no effect with read_only=True")
+    if not interval.available():
+        raise InvalidArgumentError('durability="interval": this system does not tell whether it was down meanwhile')
+    if sync_interval is None:
+        return SYNC_INTERVAL
+    seconds = arguments.number(sync_interval, "sync_interval", 0, 60)
+    if seconds < 0.001:
+        raise InvalidArgumentError(f"sync_interval: expected 0.001 to 60 seconds, got {sync_interval!r}")
+    return seconds
 
 
 class Database(DatabaseVerbs):
     """An open folder of collections; made by `vecstore.open()`, safe to use from many threads."""
 
-    def __init__(self, path: Path, read_only: bool, max_size: int | None) -> None:
+    def __init__(self, path: Path, read_only: bool, max_size: int | None, sync_interval: float | None = None) -> None:
         self.path = path
         self.read_only = read_only
         self._max_size = max_size
+        self._sync_interval = sync_interval
         self._open_collections: dict[str, Collection] = {}
         self._mutex = threading.RLock()
         self._closed = False
@@ -75,6 +114,10 @@ class Database(DatabaseVerbs):
                 folder.lay_out(path)
             folder.check_marker(path)
             folder.remove_leftovers(path / folder.COLLECTIONS)
+            # All of them at once: a process that reads may be the first to open one.
+            for name in folder.names(path / folder.COLLECTIONS):
+                with contextlib.suppress(StorageError):  # told when that collection is opened
+                    interval.recover(path / folder.COLLECTIONS / name / DATA_FILE)
         except BaseException:
             self._lock.release()
             raise
@@ -132,13 +175,33 @@ class Database(DatabaseVerbs):
             place = self.path / folder.COLLECTIONS / name
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            store = Store.share(place, read_only=self.read_only, max_size=self._max_size)
+            if self.read_only:
+                self._recover(place / DATA_FILE)
+            store = Store.share(
+                place, read_only=self.read_only, max_size=self._max_size, sync_interval=self._sync_interval
+            )
             info = _info(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
             if known is not None and not known.closed:
                 known._dropped()
             self._open_collections[name] = opened
             return opened
+
+    def _recover(self, data: Path) -> None:
+        """Have a file as it was at its last sync, if the machine went down since and no writer was here yet."""
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while interval.is_behind(data):
+            try:
+                lock = WriterLock(self.path / folder.LOCK)
+            except DatabaseLockedError:  # by a writer, which begins with just this
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+                continue
+            try:
+                interval.recover(data)
+            finally:
+                lock.release()
 
     def list_collections(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -202,10 +265,11 @@ class Database(DatabaseVerbs):
             if self._closed:
                 return
             self._closed = True
-            for opened in self._open_collections.values():
-                opened.close()
-            if self._lock is not None:
-                self._lock.release()
+            with contextlib.ExitStack() as closing:  # each of them, also where one fails
+                if self._lock is not None:
+                    closing.callback(self._lock.release)
+                for opened in self._open_collections.values():
+                    closing.callback(opened.close)
 
     def __repr__(self) -> str:
         return f"<Database {str(self.path)!r}{' read-only' if self.read_only else ''}>"

@@ -28,6 +28,8 @@ SYNONYMS: Final = {
     **dict.fromkeys(["collection_name", "collection", "index_name"], "name"),
     **dict.fromkeys(["readonly", "mode"], "read_only"),
     **dict.fromkeys(["map_size", "max_bytes"], "max_size"),
+    **dict.fromkeys(["sync", "fsync", "synchronous"], "durability"),
+    **dict.fromkeys(["interval", "interval_ms", "sync_every", "fsync_interval"], "sync_interval"),
     **dict.fromkeys(["deadline", "request_timeout"], "timeout"),
     **dict.fromkeys(["host", "url", "uri", "endpoint"], "address"),
     **dict.fromkeys(["ef_search", "efSearch", "hnsw_ef", "ef_runtime", "search_k"], "ef"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import vecstore
 from vecstore import wire
@@ -18,6 +19,10 @@ class Config:
     """The database folder; created if it is not there."""
     listen: str = "127.0.0.1:6333"
     """HOST:PORT; port 0 takes a free one."""
+    durability: Literal["commit", "interval"] = "commit"
+    """Whether a write is on the disk when it returns, or within `sync_interval`, as for `vecstore.open`."""
+    sync_interval: float | None = None
+    """Seconds between syncs with durability="interval"."""
     max_workers: int = field(default_factory=lambda: max(4, 2 * (os.cpu_count() or 1)))
     """Threads that answer calls."""
     max_waiting: int = 256

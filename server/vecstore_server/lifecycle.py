@@ -29,7 +29,7 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._db = vecstore.open(config.data)
+        self._db = vecstore.open(config.data, durability=config.durability, sync_interval=config.sync_interval)
         try:
             self._health = health.HealthServicer()
             self._grpc = self._build()

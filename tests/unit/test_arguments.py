@@ -366,7 +366,7 @@ def test_what_a_collection_is_created_with(shared, options, index, quantization)
 @pytest.mark.parametrize(
     ("args", "options", "parts"),
     [
-        ((5,), {}, ["path: expected a folder as str or Path, got 5"]),
+        ((5,), {}, ["path: expected a folder as str or Path, got int 5"]),
         ((b"x",), {}, ["path: expected a folder as str or Path"]),
         (("x",), {"max_size": 100}, ["max_size: lies between 1048576 and"]),
         (("x",), {"max_size": 1e9}, ["max_size: expected a whole number"]),

@@ -228,11 +228,14 @@ def test_a_forked_child_is_refused_at_once_while_its_parent_was_writing(docs, mo
     held.end()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"durability": "interval", "sync_interval": 0.002}], ids=["commit", "interval"]
+)
 @pytest.mark.parametrize("index", [vecstore.Flat(), vecstore.HNSW()], ids=["flat", "graph"])
-def test_many_threads_leave_what_each_of_them_wrote(tmp_path, index):
+def test_many_threads_leave_what_each_of_them_wrote(tmp_path, index, options):
     """Each thread has ids of its own, and all try to insert the same ones: of each of those, one thread succeeds."""
     n_threads, rounds = 8, 40
-    with vecstore.open(tmp_path) as db:
+    with vecstore.open(tmp_path, **options) as db:
         docs = db.create_collection("docs", DIM, index=index)
         models = [ModelDatabase().create_collection("docs", DIM) for _ in range(n_threads)]
         won = [0] * rounds

@@ -126,7 +126,8 @@ def test_an_error_that_cannot_be_copied_is_handed_on_as_it_is():
     assert again(error) is error
 
 
-def test_leaders_wait_a_moment_for_those_that_wrote_just_now(queue, commits):
+def test_leaders_wait_a_moment_for_those_that_wrote_just_now(queue, commits, monkeypatch):
+    monkeypatch.setattr(group, "MAX_WAIT", 10)
     _, writers = queued_behind(queue, commits, "abc")
     queue._seconds = 50
     commits.gate.set()

@@ -147,6 +147,17 @@ def test_a_config_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         Config(Path("data"), **wrong)
 
 
+def test_a_server_syncs_at_an_interval_if_it_is_told_to(tmp_path: Path) -> None:
+    config = Config(tmp_path, listen="127.0.0.1:0", durability="interval", sync_interval=60)
+    record = tmp_path / "collections" / "docs" / "data.mdb-synced"
+    with Server(config) as server, vecstore.connect(server.address) as db:
+        db.create_collection("docs", 2).insert(1, [1, 0])
+        assert record.exists()
+    assert not record.exists()
+    with pytest.raises(vecstore.InvalidArgumentError, match="sync_interval has no effect"):
+        Server(Config(tmp_path, listen="127.0.0.1:0", sync_interval=60))
+
+
 def test_stopping_tells_watchers_first_and_waits_for_running_calls(
     server: Server, held: tuple[threading.Semaphore, threading.Event]
 ) -> None:

@@ -12,9 +12,9 @@ import errno
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
@@ -32,6 +32,9 @@ from vecstore.errors import (
 )
 from vecstore.storage.failpoints import reach
 
+if TYPE_CHECKING:
+    from vecstore.storage.interval import Syncer
+
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
@@ -44,16 +47,26 @@ T = TypeVar("T")
 
 
 class Environment:
-    """An open LMDB file. `max_size` bounds it in bytes; without one only the disk does."""
+    """An open LMDB file of some named databases. `max_size` bounds it in bytes; without one only the disk does. With
+    `sync_interval` commits are synced every so many seconds, else each before it returns."""
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, max_size: int | None = None, create: bool = False
+        self,
+        path: Path,
+        *,
+        databases: Sequence[str] = DATABASES,
+        read_only: bool = False,
+        max_size: int | None = None,
+        create: bool = False,
+        sync_interval: float | None = None,
     ) -> None:
         self.path = path
         self.read_only = read_only
         self.max_size = max_size
         self._pid = os.getpid()
-        self._gate = threading.Condition()
+        # Without the condition around it a reader takes it quicker, twice in each search.
+        self._lock = threading.RLock()
+        self._gate = threading.Condition(self._lock)
         self._readers = 0
         # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
         self.on_remap: Callable[[], None] = lambda: None
@@ -63,7 +76,10 @@ class Environment:
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
+        self._databases = databases
         self._dbs: dict[str, Any] = {}
+        self._sync_interval = sync_interval
+        self._syncer: Syncer | None = None
         try:
             self._open(create)
             self.inode = path.stat().st_ino
@@ -79,39 +95,33 @@ class Environment:
             subdir=False,
             map_size=self._map_size,
             readonly=self.read_only,
-            max_dbs=len(DATABASES),
+            max_dbs=len(self._databases),
             max_readers=MAX_READERS,
             max_spare_txns=8,
             mode=0o644,
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
+            sync=self._sync_interval is None,
             # A scan reads the file in order; an index that reads single rows will want this off.
             readahead=True,
         )
         self._env.reader_check()
-        for name in DATABASES:
+        for name in self._databases:
             self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        if self._sync_interval is not None:
+            from vecstore.storage.interval import Syncer
+
+            self._syncer = Syncer(self._env, self.path, self._sync_interval, self._writing)
 
     def db(self, name: str) -> Any:
-        """The handle of one of DATABASES."""
+        """The handle of one of its databases."""
         return self._dbs[name]
 
     # -- readers ---------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Any]:
+    def reading(self) -> Reading:
         """A read transaction; what it returns are memoryviews into the map, gone with it."""
-        self._enter()
-        try:
-            txn = self._begin()
-            try:
-                yield txn
-            finally:
-                txn.abort()
-        except lmdb.Error as error:
-            raise self.translate(error) from error
-        finally:
-            self._leave()
+        return Reading(self)
 
     def _begin(self, *, write: bool = False) -> Any:
         while True:
@@ -162,6 +172,8 @@ class Environment:
                 f"{self.path}: a commit has failed, and the disk does not yet take what would end it ({error})",
                 path=str(self.path),
             ) from error
+        if self._syncer is not None:
+            self._syncer.detach()
         self._env.close()
         try:
             self._open()
@@ -181,7 +193,7 @@ class Environment:
 
     def _enter(self) -> None:
         self.refuse_forked()
-        with self._gate:
+        with self._lock:
             while self._exclusive:
                 self._gate.wait()
             if self._closed is not None:
@@ -191,9 +203,9 @@ class Environment:
             self._readers += 1
 
     def _leave(self) -> None:
-        with self._gate:
+        with self._lock:
             self._readers -= 1
-            if not self._readers:
+            if not self._readers and self._exclusive:
                 self._gate.notify_all()
 
     def still_there(self) -> bool:
@@ -246,9 +258,13 @@ class Environment:
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
         self._enter()
         try:
+            if self._syncer is not None:
+                self._syncer.before_commit()
             with self._begin(write=True) as txn:
                 result = work(txn)
                 reach("commit.before")
+            if self._syncer is not None:
+                self._syncer.committed()
             reach("commit.after")
             return result
         except lmdb.MapFullError:
@@ -263,6 +279,14 @@ class Environment:
             raise self.translate(error) from error
         finally:
             self._leave()
+
+    def settle(self) -> None:
+        """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
+        if self._syncer is not None:
+            try:
+                self._syncer.settle()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
 
     def last_txn_id(self) -> int:
         """The transaction that was committed last."""
@@ -279,6 +303,7 @@ class Environment:
                 path=str(self.path),
                 limit=self.max_size,
             )
+        self.settle()  # its transactions do not outlive the map
         self._alone(lambda: self._remap(size))
         self._map_size = size
         reach("map.grown")
@@ -322,7 +347,13 @@ class Environment:
                 self._env.close()
 
         with self._writing:
-            self._alone(shut)
+            try:
+                if self._syncer is not None and self._closed is None:
+                    self._syncer.close()
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+            finally:
+                self._alone(shut)
 
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
@@ -357,6 +388,36 @@ def _no_room(path: Path) -> bool:
     finally:
         probe.unlink(missing_ok=True)
     return False
+
+
+class Reading:
+    """A context with a read transaction. Not a generator, which would take a tenth of the time of a search."""
+
+    __slots__ = ("_env", "_txn")
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+
+    def __enter__(self) -> Any:
+        env = self._env
+        env._enter()
+        try:
+            self._txn = env._begin()
+        except BaseException as error:
+            env._leave()
+            self._translated(error)
+            raise
+        return self._txn
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._txn.abort()
+        self._env._leave()
+        if error is not None:
+            self._translated(error)
+
+    def _translated(self, error: BaseException) -> None:
+        if isinstance(error, lmdb.Error):
+            raise self._env.translate(error) from error
 
 
 @contextlib.contextmanager

@@ -36,15 +36,22 @@ POINTS: Final = (
     "log.trimmed",
     "map.grown",
 )
-"""Every name that `reach` is called with."""
+"""Every name that `reach` is called with, but for those of INTERVAL."""
+
+INTERVAL: Final = (
+    "interval.synced",  # a sync is done, and not yet recorded
+    "interval.recorded",
+    "interval.put_back",  # after the machine went down: the meta pages are written, and not yet synced
+)
+"""Those of databases with durability="interval"."""
 
 _armed: dict[str, int] = {}
 
 
 def arm(name: str, count: int = 1) -> None:
     """Kill this process when it reaches `name` for the `count`-th time from now."""
-    if name not in POINTS:
-        raise ValueError(f"{name!r} is no failpoint; there are {', '.join(POINTS)}")
+    if name not in POINTS + INTERVAL:
+        raise ValueError(f"{name!r} is no failpoint; there are {', '.join(POINTS + INTERVAL)}")
     _armed[name] = count
 
 

@@ -25,6 +25,7 @@ MAX_BYTES: Final = 16 << 20
 # The leader waits for those that wrote a moment ago to come back, but no longer than this share of a commit. Without
 # it writers fall into two groups that take turns, and each commit serves half of them.
 WAIT_SHARE: Final = 0.2
+MAX_WAIT: Final = 0.01  # seconds; a group of large writes says nothing of the next
 
 
 class Pending:
@@ -112,7 +113,7 @@ class WriteQueue:
             enough.acquire()
             self._enough = enough
             if len(self._waiting) < self._expected:
-                enough.acquire(timeout=self._seconds * WAIT_SHARE)
+                enough.acquire(timeout=min(self._seconds * WAIT_SHARE, MAX_WAIT))
         with self._mutex:
             self._enough = None
             size = 0
