@@ -6,11 +6,10 @@ id maps, payloads, live bits, counters and log together.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -118,6 +117,34 @@ class View(Reader):
         return added, removed
 
 
+class Viewing:
+    """A context with the view of the newest commit."""
+
+    __slots__ = ("_reading", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> View:
+        store = self._store
+        while True:
+            env = store.env
+            self._reading = env.reading()
+            try:
+                txn = self._reading.__enter__()
+                break
+            except ReplacedError:
+                store._follow_file(env)
+        try:
+            return View(txn, env, store.layout, store._table_of(txn, env))
+        except BaseException as error:
+            self._reading.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._reading.__exit__(kind, error, trace)
+
+
 class Store:
     """An open data.mdb."""
 
@@ -180,25 +207,9 @@ class Store:
             env.close()
         sync_folder(folder)
 
-    @contextlib.contextmanager
-    def view(self) -> Iterator[View]:
-        """The newest commit, this process's or the writer's."""
-        env, txn = self._begin()
-        try:
-            yield View(txn, env, self.layout, self._table_of(txn, env))
-        except lmdb.Error as error:
-            raise env.translate(error) from error
-        finally:
-            env.end(txn)
-
-    def _begin(self) -> tuple[Environment, Any]:
-        while True:
-            env = self.env
-            try:
-                return env, env.begin()
-            except ReplacedError:
-                with _sharing:
-                    self._reopen(env)
+    def view(self) -> Viewing:
+        """The newest commit, this process's or the writer's, as a context."""
+        return Viewing(self)
 
     def _table_of(self, txn: Any, env: Environment) -> Table:
         kept = self._table
@@ -370,6 +381,10 @@ class Store:
             self._unlist()
             _shared[_identity(fresh.path)] = self
         old.retire()
+
+    def _follow_file(self, old: Environment) -> None:
+        with _sharing:
+            self._reopen(old)
 
     def _reopen(self, old: Environment) -> None:
         """Go on with the file that has taken the place of `old`, which a reader had open; CollectionNotFoundError if
