@@ -6,6 +6,7 @@ id maps, payloads, live bits, counters and log together.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import threading
