@@ -63,7 +63,9 @@ class Environment:
         self.read_only = read_only
         self.max_size = max_size
         self._pid = os.getpid()
-        self._gate = threading.Condition()
+        # Entered by itself, not through the Condition: that is Python code, in which an interruption would leave it held.
+        self._mutex = threading.RLock()
+        self._gate = threading.Condition(self._mutex)
         self._readers = 0
         # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
         self.on_remap: Callable[[], None] = lambda: None
@@ -146,7 +148,7 @@ class Environment:
             if self._closed is None:
                 action()
 
-        with self._gate:
+        with self._mutex:
             self._readers -= 1
             self._gate.notify_all()
             try:
@@ -199,18 +201,25 @@ class Environment:
             )
 
     def _enter(self) -> None:
-        self.refuse_forked()
-        with self._gate:
-            while self._exclusive:
-                self._gate.wait()
-            if self._closed is not None:
-                raise self._closed()
-            if self.read_only and not self.still_there():
-                raise self.dropped()
-            self._readers += 1
+        entered = False
+        try:
+            self.refuse_forked()
+            with self._mutex:
+                while self._exclusive:
+                    self._gate.wait()
+                if self._closed is not None:
+                    raise self._closed()
+                if self.read_only and not self.still_there():
+                    raise self.dropped()
+                self._readers += 1
+                entered = True
+        except BaseException:
+            if entered:  # and interrupted on the way out
+                self._leave()
+            raise
 
     def _leave(self) -> None:
-        with self._gate:
+        with self._mutex:
             self._readers -= 1
             if not self._readers:
                 self._gate.notify_all()
@@ -226,7 +235,7 @@ class Environment:
 
     def _alone(self, action: Callable[[], T]) -> T:
         """Run `action` while no reader is in the map."""
-        with self._gate:
+        with self._mutex:
             while self._exclusive:
                 self._gate.wait()
             self._exclusive = True
@@ -285,7 +294,10 @@ class Environment:
                 ) from error
             raise self.translate(error) from error
         finally:
-            self._leave()
+            with self._mutex:  # as `_leave`, but an interruption can come between a call and its first line
+                self._readers -= 1
+                if not self._readers:
+                    self._gate.notify_all()
 
     def settle(self) -> None:
         """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
