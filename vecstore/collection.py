@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,7 +34,7 @@ from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.store import Store, View
+from vecstore.storage.store import Store, View, Viewing
 from vecstore.storage.transaction import Transaction
 from vecstore.types import (
     HNSW,
@@ -49,6 +48,7 @@ from vecstore.types import (
     Record,
     Stats,
     WriteResult,
+    hits_of,
 )
 from vecstore.verbs import CollectionVerbs, Operation, Query
 
@@ -65,7 +65,7 @@ class Collection(CollectionVerbs):
         self._codes: CodeScan | None = None
         self._indexing: Indexing | None = None
         if isinstance(info.index, HNSW):
-            self._indexing = Indexing(info, store, self._rows_of)
+            self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
         self._index = None if self._indexing is None else self._indexing.index
@@ -166,13 +166,14 @@ class Collection(CollectionVerbs):
     def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
         if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
-        index, lsn = self._index, view.state.lsn
-        all_slots = found[0][0] if len(found) == 1 else np.concatenate([slots for slots, _ in found])
-        ids = index.ids(all_slots, lsn)
+        one = len(found) == 1
+        ids = self._index.ids(found[0][0] if one else np.concatenate([slots for slots, _ in found]), view.state.lsn)
         if ids is None:
             return [_hits(view, slots, scores, query) for slots, scores in found]
+        if one:
+            return [hits_of(ids, found[0][1].tolist())]
         some = iter(ids)
-        return [list(map(Hit, islice(some, len(scores)), scores.tolist())) for _, scores in found]
+        return [hits_of(islice(some, len(scores)), scores.tolist()) for _, scores in found]
 
     def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
         rows = self._rows_of(view)
@@ -255,13 +256,14 @@ class Collection(CollectionVerbs):
                 count=view.state.count,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
+                checkpoint_lsn=0 if self._indexing is None else self._indexing.checkpoint_lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
                 row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
                 id_bytes=_bytes(view.txn.stat(view.env.db("slot"))),
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
-                index_error=None if self._indexing is None else self._indexing.indexer.error,
+                index_error=None if self._indexing is None else self._indexing.error,
                 **figures,
             )
 
@@ -287,11 +289,9 @@ class Collection(CollectionVerbs):
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _view(self) -> Iterator[View]:
+    def _view(self) -> Viewing:
         self._refuse_closed()
-        with self._store.view() as view:
-            yield view
+        return self._store.view()
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -332,7 +332,7 @@ def _records(
 def _hits(view: View, slots: npt.NDArray[np.int32], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
     ids, packed = view.rows_of(slots.tolist())
     if not query.with_payload and not query.with_vectors:
-        return list(map(Hit, ids, scores.tolist()))
+        return hits_of(ids, scores.tolist())
     payloads = map(unpack_payload, packed) if query.with_payload else [None] * len(ids)
     vectors: Any = view.vectors(slots) if query.with_vectors else [None] * len(ids)
     return list(map(Hit, ids, scores.tolist(), payloads, vectors))

@@ -1,18 +1,32 @@
-"""A collection's graph and its rows: how the one follows the other, in searches and in the background."""
+"""A collection's graph and its rows: how the one follows the other, in searches and in the background, and is kept in
+checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.errors import ClosedError, CollectionNotFoundError, DeadlineExceededError, StateError
+from vecstore.errors import (
+    ClosedError,
+    CollectionNotFoundError,
+    CorruptionError,
+    DeadlineExceededError,
+    FormatVersionError,
+    StateError,
+    VecstoreError,
+)
+from vecstore.index import hnsw
+from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
 from vecstore.index.flat import Rows
 from vecstore.index.hnsw import Change, HnswIndex
+from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.store import Store, View
 from vecstore.types import HNSW, CollectionInfo
 
@@ -22,18 +36,36 @@ Slots = npt.NDArray[np.int64]
 MAX_TAIL = 32_768
 NO_BOUND: Final = 2**31
 
+# A checkpoint is written when as many nodes were linked, coded or removed since the last one: at least so many, and a
+# share of all. While rows are being linked it takes a twentieth of the time at most.
+BUSY_ROWS, BUSY_SHARE = 4096, 1 / 8
+IDLE_ROWS, IDLE_SHARE = 1024, 1 / 32
+REST: Final = 20
+# Or when so many writes came since: each is a record of the log that is kept for the next open.
+MAX_WRITES = 16_384
+
+log = logging.getLogger("vecstore")
+
 
 class Indexing:
     """The graph of one collection, and the thread that keeps it up; `rows_of(view)` are the rows in place."""
 
-    def __init__(self, info: CollectionInfo, store: Store, rows_of: Callable[[View], Rows]) -> None:
+    def __init__(self, info: CollectionInfo, store: Store, rows_of: Callable[[View], Rows], *, read_only: bool) -> None:
         assert isinstance(info.index, HNSW)
         self.name = info.name
+        self._info = info
+        self._read_only = read_only
         self.index = HnswIndex(info.index, info.quantization, info.dim, info.metric)
         self.indexer = Indexer(info.name, self._step)
         self._store = store
         self._rows_of = rows_of
         self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
+        self.checkpoint_lsn = 0
+        self._kept_work = 0  # how far the index was when a checkpoint of it was last written, or tried
+        self._due, self._not_before = False, 0.0
+        self._failure: VecstoreError | None = None  # of the last checkpoint
+        self._untold: VecstoreError | None = None
+        self._load()
 
     @contextlib.contextmanager
     def _view(self) -> Iterator[View]:
@@ -52,6 +84,8 @@ class Indexing:
         """Some of the work of the indexer; whether there is more."""
         index = self.index
         try:
+            if self._due:
+                self._try_checkpoint()
             with self._store.view() as view:
                 if view.state.lsn > index.lsn and not index.scans(view.state.count):
                     self.follow(view)
@@ -63,18 +97,28 @@ class Indexing:
         more = index.link() > 0
         if not more or index.crowded:
             index.settle()
-        return more
+        # In a step of its own: whoever waits for the last row to be linked need not wait for the checkpoint too.
+        self._due = self._is_due(idle=not more)
+        return more or self._due
 
     # -- writers ---------------------------------------------------------------------------------------------
 
     def raise_error(self) -> None:
         """StateError if the thread has failed since it was last asked: before a write, which then writes nothing."""
-        error = self.indexer.take_error()
+        error, what = self.indexer.take_error(), "indexing"
+        if error is None:
+            (error, self._untold), what = (self._untold, None), f"writing {INDEX_FILE}"
         if error is not None:
             raise StateError(
-                f'collection "{self.name}": indexing in the background failed ({type(error).__name__}: {error}). '
+                f'collection "{self.name}": {what} in the background failed ({type(error).__name__}: {error}). '
                 "This call wrote nothing, and nothing is lost: searches scan what is not linked. Try again"
             ) from error
+
+    @property
+    def error(self) -> str | None:
+        """What the thread last failed with."""
+        failure = self._failure
+        return self.indexer.error or (None if failure is None else f"{type(failure).__name__}: {failure}")
 
     def written(self) -> None:
         """Wake the indexer, and wait while more rows wait to be linked than searches should have to scan."""
@@ -129,8 +173,115 @@ class Indexing:
         self.indexer.end()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and write a checkpoint of where it has come to."""
         self.indexer.stop()
+        index = self.index
+        if self._read_only or index.graph is None:
+            return
+        try:
+            with self._store.view() as view:
+                self.follow(view)
+            if index.lsn != self.checkpoint_lsn or index.work != self._kept_work:
+                self._checkpoint()
+        except CollectionNotFoundError:
+            pass
+        except VecstoreError as why:
+            log.warning("%s of %s was not written (%s): the next open makes up for it", INDEX_FILE, self.name, why)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def _is_due(self, *, idle: bool) -> bool:
+        """Whether enough has changed for a checkpoint: less, if the thread has nothing else to do."""
+        index, graph = self.index, self.index.graph
+        if self._read_only or graph is None:
+            return False
+        least, share = (IDLE_ROWS, IDLE_SHARE) if idle else (BUSY_ROWS, BUSY_SHARE)
+        work = index.work - self._kept_work
+        if work <= max(least, graph.arrays.count * share) and index.lsn - self.checkpoint_lsn <= MAX_WRITES:
+            return False
+        return idle or time.monotonic() >= self._not_before
+
+    def _try_checkpoint(self) -> None:
+        """Write a checkpoint, or tell why not to the next writer: linking goes on."""
+        try:
+            self._checkpoint()
+            self._failure = None
+        except VecstoreError as error:
+            if not self._store.env.still_there():
+                return
+            log.exception("%s of %s was not written: what is there stays", INDEX_FILE, self.name)
+            self._failure = self._untold = error
+
+    def _checkpoint(self) -> None:
+        """Write what has changed of the index since the last one; writers and searches go on meanwhile."""
+        started = time.monotonic()
+        with self.index.held() as kept:
+            if kept is None:
+                return
+            self._due, self._kept_work = False, kept.work  # also if it fails: it is tried again after as much work
+            with self._store.view() as view:
+                write_id = view.write_id(kept.lsn)
+            if not write_id or not self._store.env.still_there():
+                return
+            header = {"lsn": kept.lsn, "write_id": write_id, "facts": kept.facts, **self._identity()}
+            written = self._store.checkpoint.write(header, kept.parts)
+        self.checkpoint_lsn = self._store.log_kept_from = kept.lsn
+        seconds = time.monotonic() - started
+        self._not_before = time.monotonic() + REST * seconds
+        log.debug("%s of %s: write %d, %d of %d pieces, %.1f MB in %.0f ms", INDEX_FILE, self.name, kept.lsn,
+                  written.pieces, written.total, written.bytes / 1e6, seconds * 1e3)  # fmt: skip
+
+    def _identity(self) -> dict[str, Any]:
+        """What the collection and its index are: a checkpoint of anything else is of no use."""
+        config = self._store.config
+        return {name: config.get(name) for name in ("uid", "dim", "metric", "quantization", "index")}
+
+    def _load(self) -> None:
+        """Begin with the last checkpoint, if there is one that fits the rows; or else from nothing."""
+        if self._store.config["format"] == 1:
+            return
+        loaded, reason = None, ""
+        try:
+            loaded = self._store.checkpoint.load(aligned)
+        except FileNotFoundError:
+            reason = "is missing"
+        except CorruptionError as error:
+            reason = f"is damaged ({error})"
+        except VecstoreError as error:
+            reason = f"cannot be read ({error})"
+        # Only now, so that the view is not older than the checkpoint of a writer that is at work.
+        with self._store.view() as view:
+            if loaded is not None:
+                reason = self._restore(view, *loaded)
+            if reason and view.state.count >= hnsw.LINK_FROM:
+                log.warning("%s of %s %s: the index is made anew from the rows", INDEX_FILE, self.name, reason)
+
+    def _restore(self, view: View, header: dict[str, Any], columns: dict[str, Any]) -> str:
+        """Make a checkpoint the index; the reason if it cannot be."""
+        try:
+            reason = self._unfit(view, header)
+            if reason:
+                return reason
+            self.index.restore(header["lsn"], header["facts"], columns, view.state.slots)
+        except (CorruptionError, FormatVersionError, ValueError, KeyError, TypeError) as error:
+            return f"does not fit together ({error!r})"
+        self.checkpoint_lsn = header["lsn"]
+        if not self._read_only:
+            self._store.log_kept_from = self.checkpoint_lsn
+        return ""
+
+    def _unfit(self, view: View, header: dict[str, Any]) -> str:
+        """Why a checkpoint is not one of these rows, or nothing if it is."""
+        lsn, now = header["lsn"], view.state.lsn
+        write_id = view.write_id(lsn)
+        wrong = {
+            "belongs to another collection": header["uid"] != self._store.config["uid"],
+            "is of an index of another kind": any(header[name] != value for name, value in self._identity().items()),
+            f"is newer than the rows (write {lsn}, the last is {now})": lsn > now,
+            f"is too old (write {lsn}, of which the log tells no more; the last is {now})": not write_id,
+            f"is of rows that were written otherwise (write {lsn})": write_id != header["write_id"],
+        }
+        return next((reason for reason, is_so in wrong.items() if is_so), "")
 
 
 def _changes(view: View) -> tuple[Callable[[], Slots], Callable[[int], Change | None], Callable[[Slots], Slots]]:

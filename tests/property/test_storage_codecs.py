@@ -60,10 +60,13 @@ def slots(some):
     return np.array(sorted(some), np.int64)
 
 
-@given(slot_sets, slot_sets, slot_sets, st.integers(0, 2**31), st.integers(0, 2**31))
-def test_log_entries_round_trip(added, removed, changed, high, count):
+@given(
+    slot_sets, slot_sets, slot_sets, st.integers(0, 2**31), st.integers(0, 2**31), st.sampled_from([b"", b"01234567"])
+)
+def test_log_entries_round_trip(added, removed, changed, high, count, write_id):
     entry = log.Entry(slots(added), slots(removed), slots(changed))
-    packed = entry.pack(log.State(5, high, count))
+    packed = entry.pack(log.State(5, high, count, write_id))
+    assert packed.endswith(write_id)
     again = log.Entry.unpack(memoryview(packed))
     for part in ("added", "removed", "changed"):
         assert getattr(again, part).tolist() == getattr(entry, part).tolist()

@@ -50,8 +50,9 @@ def stored(tmp_path):
 @pytest.mark.parametrize(("quantization", "expected_codes"), CODES, ids=str)
 def test_it_is_read_back_alike(tmp_path, stored, index, expected_index, quantization, expected_codes):
     config = stored(index=index, quantization=quantization).change(lambda config: config)
+    assert len(config.pop("uid")) == 16
     assert config == {
-        "magic": "vecstore", "format": 1, "dim": 3, "metric": "l2", "index": expected_index,
+        "magic": "vecstore", "format": 2, "dim": 3, "metric": "l2", "index": expected_index,
         "quantization": expected_codes, "shift": 11,
     }  # fmt: skip
     assert type(config["index"].get("alpha", 1.0)) is float

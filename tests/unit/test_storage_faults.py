@@ -203,12 +203,12 @@ def test_a_newer_collection_is_refused_and_the_others_open(tmp_path, read_only):
         meta = env.open_db(b"meta", create=False)
         with env.begin(write=True) as txn:
             config = msgpack.unpackb(txn.get(b"config", db=meta))
-            txn.put(b"config", msgpack.packb({**config, "format": 2}), db=meta)
+            txn.put(b"config", msgpack.packb({**config, "format": 3}), db=meta)
     with vecstore.open(tmp_path, read_only=read_only) as db:
         for _ in range(2):
-            with pytest.raises(FormatVersionError, match=r"has format 2, .* reads up to 1; upgrade vecstore") as caught:
+            with pytest.raises(FormatVersionError, match=r"has format 3, .* reads up to 2; upgrade vecstore") as caught:
                 db.get_collection("docs")
-        assert (caught.value.found, caught.value.supported) == (2, 1)
+        assert (caught.value.found, caught.value.supported) == (3, 2)
         assert len(db.get_collection("other")) == 0
 
 

@@ -6,10 +6,10 @@ id maps, payloads, live bits, counters and log together.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -29,6 +29,7 @@ from vecstore.errors import (
 )
 from vecstore.storage import blocks, interval, log, snapshot
 from vecstore.storage.blocks import Layout
+from vecstore.storage.checkpoint import CheckpointFile
 from vecstore.storage.environment import Environment, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.group import Pending, WriteQueue, again
@@ -38,9 +39,10 @@ from vecstore.storage.snapshot import Table
 from vecstore.storage.transaction import Allocator, Transaction, Turn
 from vecstore.types import HNSW, KIND_NAMES, Metric
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 DATA_FILE: Final = "data.mdb"
 CONFIG_KEY: Final = b"config"
+UID_BYTES: Final = 16
 MAGIC: Final = "vecstore"
 
 T = TypeVar("T")
@@ -97,6 +99,11 @@ class View(Reader):
         change = self.changed_since(lsn)
         return None if change is None else change[0]
 
+    def write_id(self, lsn: int) -> bytes:
+        """What the log calls the write `lsn`; nothing where it does not tell."""
+        state = log.at(self.txn, self.env.db("log"), lsn)
+        return b"" if state is None else state.write_id
+
     def changed_since(self, lsn: int) -> tuple[log.Slots, log.Slots] | None:
         """The slots that got rows after the write `lsn`, and those that lost one, each ascending; or None, as above."""
         entries = log.since(self.txn, self.env.db("log"), lsn, self.state.lsn)
@@ -105,6 +112,29 @@ class View(Reader):
         added = np.unique(np.concatenate([log.NO_SLOTS, *(entry.added for entry in entries)]))
         removed = np.unique(np.concatenate([log.NO_SLOTS, *(entry.removed for entry in entries)]))
         return added, removed
+
+
+class Viewing:
+    """A context with the view of the newest commit."""
+
+    __slots__ = ("_reading", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> View:
+        store = self._store
+        env = store.env
+        self._reading = env.reading()
+        txn = self._reading.__enter__()
+        try:
+            return View(txn, env, store.layout, store._table_of(txn))
+        except BaseException as error:
+            self._reading.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._reading.__exit__(kind, error, trace)
 
 
 class Store:
@@ -124,6 +154,8 @@ class Store:
         try:
             with self.env.reading() as txn:
                 self.config = _read_config(txn, self.env)
+            if self.config["format"] < FORMAT and not read_only:
+                self.config = self.env.write(self._upgrade)
         except BaseException:
             self.env.close()
             raise
@@ -134,6 +166,16 @@ class Store:
         self._allocator: Allocator | None = None
         self._queue = WriteQueue(self._commit)
         self._users = 0
+        self.checkpoint = CheckpointFile(folder)
+        self.log_kept_from: int | None = None
+        """The write of the last durable checkpoint: the log is kept from its record on."""
+
+    def _upgrade(self, txn: Any) -> dict[str, Any]:
+        """From format 1, which had neither uid nor write ids."""
+        config = {**self.config, "format": FORMAT, "uid": secrets.token_bytes(UID_BYTES)}
+        txn.put(CONFIG_KEY, msgpack.packb(config), db=self.env.db("meta"))
+        log.give_write_id(txn, self.env.db("log"))
+        return config
 
     @classmethod
     def create(cls, folder: Path, config: dict[str, Any]) -> None:
@@ -142,7 +184,8 @@ class Store:
         reach("create.laid_out")
         try:
             layout = Layout.of(config["dim"])
-            full = {"magic": MAGIC, "format": FORMAT, **config, "shift": layout.shift}
+            uid = secrets.token_bytes(UID_BYTES)
+            full = {"magic": MAGIC, "format": FORMAT, **config, "shift": layout.shift, "uid": uid}
 
             def work(txn: Any) -> None:
                 txn.put(CONFIG_KEY, msgpack.packb(full), db=env.db("meta"))
@@ -152,11 +195,9 @@ class Store:
             env.close()
         sync_folder(folder)
 
-    @contextlib.contextmanager
-    def view(self) -> Iterator[View]:
-        """The newest commit, this process's or the writer's."""
-        with self.env.reading() as txn:
-            yield View(txn, self.env, self.layout, self._table_of(txn))
+    def view(self) -> Viewing:
+        """The newest commit, this process's or the writer's, as a context."""
+        return Viewing(self)
 
     def _table_of(self, txn: Any) -> Table:
         table = self._table
@@ -225,7 +266,7 @@ class Store:
         def run(txn: Any) -> None:
             nonlocal txn_id
             txn_id = txn.id()
-            turn = Turn(txn, self.env, self.layout, allocator)
+            turn = Turn(txn, self.env, self.layout, allocator, self.log_kept_from)
             for one in batch:
                 one.error = None
                 write = Transaction(turn)
@@ -365,6 +406,7 @@ def _makes_sense(config: dict[str, Any]) -> bool:
     known = {"dim", "metric", "index", "quantization", "shift"} <= config.keys()
     return (
         known
+        and (config["format"] == 1 or (isinstance(config.get("uid"), bytes) and len(config["uid"]) == UID_BYTES))
         and isinstance(config["dim"], int)
         and isinstance(config["shift"], int)
         and config["metric"] in get_args(Metric)

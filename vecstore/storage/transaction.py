@@ -6,6 +6,7 @@ whatever reads a slot reads either all of the row it knew, or, once a later comm
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -18,7 +19,7 @@ from vecstore.storage import blocks, keys, log
 from vecstore.storage.blocks import Block, Layout
 from vecstore.storage.environment import Environment
 from vecstore.storage.failpoints import reach
-from vecstore.storage.log import NO_SLOTS, Slots, State
+from vecstore.storage.log import NO_SLOTS, Slots
 from vecstore.storage.reader import Reader
 from vecstore.storage.rows import seal_rows
 from vecstore.storage.snapshot import CHUNK_SLOTS, Table
@@ -94,11 +95,14 @@ class Turn:
     last. What a write looks up (rows and ids) stands in the transaction at once.
     """
 
-    def __init__(self, txn: Any, env: Environment, layout: Layout, allocator: Allocator) -> None:
+    def __init__(
+        self, txn: Any, env: Environment, layout: Layout, allocator: Allocator, log_kept_from: int | None = None
+    ) -> None:
         self.txn = txn
         self.env = env
         self.layout = layout
         self.allocator = allocator
+        self.log_kept_from = log_kept_from
         self.state = log.last(txn, env.db("log"))
         self._blocks: dict[int, Block] = {}
         self._lsns: dict[int, int] = {}  # of the last write to each
@@ -185,7 +189,7 @@ class Transaction(Reader):
         self._put_many("slot", sorted(zip(id_keys, slot_keys, strict=True)), False)
         self._mark(slots, True)
         slots_now = max(self.state.slots, int(slots[-1]) + 1 if len(slots) else 0)
-        self.state = State(self.state.lsn, slots_now, self.state.count + len(slots))
+        self.state = dataclasses.replace(self.state, slots=slots_now, count=self.state.count + len(slots))
         self.entry = log.Entry(slots, self.entry.removed, self.entry.changed)
 
     def remove(self, slots: Slots, id_keys: Sequence[bytes], *, replaced: bool = False) -> None:
@@ -200,7 +204,7 @@ class Transaction(Reader):
                 self.txn.delete(key, db=self.env.db("slot"))
         slots = np.sort(slots)
         self._mark(slots, False)
-        self.state = State(self.state.lsn, self.state.slots, self.state.count - len(slots))
+        self.state = dataclasses.replace(self.state, count=self.state.count - len(slots))
         self.entry = log.Entry(self.entry.added, slots, self.entry.changed)
 
     def set_payloads(self, slots: Slots, id_keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
@@ -214,11 +218,10 @@ class Transaction(Reader):
 
     def finish(self) -> None:
         """Write the log record and the counters, if anything was changed."""
-        lsn = self.lsn
-        if lsn == self.state.lsn:
+        if self.lsn == self.state.lsn:
             return
-        self.state = State(lsn, self.state.slots, self.state.count)
-        log.append(self.txn, self.env.db("log"), self.state, self.entry)
+        self.state = self.state.next()
+        log.append(self.txn, self.env.db("log"), self.state, self.entry, self.turn.log_kept_from)
         self.turn.state = self.state
 
     def _put_many(self, db: str, items: list[tuple[bytes, bytes]], append: bool) -> None:

@@ -342,7 +342,7 @@ class StatsRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class StatsResponse(_message.Message):
-    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error")
+    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error", "checkpoint_lsn")
     INFO_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -364,6 +364,7 @@ class StatsResponse(_message.Message):
     LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_LSN_FIELD_NUMBER: _ClassVar[int]
     info: CollectionInfo
     index: str
     count: int
@@ -385,7 +386,8 @@ class StatsResponse(_message.Message):
     link_bytes: int
     index_bytes: int
     index_error: str
-    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ...) -> None: ...
+    checkpoint_lsn: int
+    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ..., checkpoint_lsn: _Optional[int] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
     __slots__ = ("collection",)

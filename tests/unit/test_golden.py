@@ -1,0 +1,91 @@
+"""Databases of every format that ever was are read, searched, written to and brought up to date."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore.storage import store
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+import make  # noqa: E402
+
+FORMATS = [1, 2]
+pytestmark = pytest.mark.usefixtures("small_graphs")
+
+
+@pytest.fixture(params=FORMATS)
+def folder(tmp_path, request):
+    """A copy of a golden database."""
+    return Path(shutil.copytree(GOLDEN / f"format-{request.param}", tmp_path / "db"))
+
+
+def test_there_is_one_of_each_format():
+    assert max(FORMATS) == store.FORMAT
+    assert {path.name for path in GOLDEN.glob("format-*")} == {f"format-{number}" for number in FORMATS}
+
+
+def same_as(docs, expected):
+    found = {one.id: one for one in docs.scroll(limit=1000, with_vectors=True).records}
+    assert found.keys() == expected.keys()
+    for one, (vector, payload) in expected.items():
+        assert np.array_equal(found[one].vector, vector)
+        assert found[one].payload == payload
+    assert len(docs) == len(expected)
+    assert docs.check() == []
+    ids = [one for one in expected if docs.metric == "l2" or np.any(expected[one][0])]
+    best = docs.search(np.array([expected[one][0] for one in ids]), 1, **({} if docs.name == "flat" else {"ef": 400}))
+    for one, hits in zip(ids, best, strict=True):
+        assert hits[0].score == pytest.approx(0 if docs.metric == "l2" else 1, abs=1e-6), one
+
+
+@pytest.mark.parametrize("name", ["flat", "graph"])
+def test_it_is_read_without_being_changed(folder, name):
+    file = folder / "collections" / name / "data.mdb"
+    before = file.read_bytes()
+    with vecstore.open(folder, read_only=True) as db:
+        same_as(db.get_collection(name), make.expected())
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["flat", "graph"])
+def test_it_is_written_to_and_followed(folder, name):
+    with vecstore.open(folder) as db:
+        expected, docs = make.expected(), db.get_collection(name)
+        same_as(docs, expected)
+        for seed in (7, 8):
+            some = make.vectors(seed, 30)
+            docs.upsert(range(30), some, [{"seed": seed}] * 30)
+            docs.delete([200 + seed])
+            expected |= {one: (vector, {"seed": seed}) for one, vector in enumerate(some)}
+            del expected[200 + seed]
+        same_as(docs, expected)
+        docs.wait_indexed(60)
+        uid = docs._store.config["uid"]
+    for read_only in (True, False):
+        with vecstore.open(folder, read_only=read_only) as db:
+            docs = db.get_collection(name)
+            assert (docs._store.config["format"], docs._store.config["uid"]) == (store.FORMAT, uid)
+            assert docs.stats().linked == (0 if name == "flat" else len(expected))
+            same_as(docs, expected)
+
+
+def test_a_reader_goes_on_while_a_writer_brings_it_up_to_date(folder):
+    with vecstore.open(folder, read_only=True) as reader:
+        found = reader.get_collection("graph")
+        same_as(found, make.expected())
+        shutil.copytree(folder / "collections" / "graph", folder / "collections" / "copy")
+    with vecstore.open(folder) as db:
+        docs = db.get_collection("copy")
+        docs.upsert("new", [1, 2, 3, 4])
+        assert docs.search([1, 2, 3, 4], 1)[0].id == "new"
+
+
+def test_the_first_opening_gives_each_its_own_uid(folder):
+    with vecstore.open(folder) as db:
+        uids = {db.get_collection(name)._store.config["uid"] for name in ("flat", "graph")}
+    assert len(uids) == 2

@@ -1,0 +1,203 @@
+"""index.mdb: the arrays of an index as they were at one write, so that opening a collection need not make them again.
+
+It is derived from data.mdb and may be missing, of another time or damaged: whoever loads it compares what its header
+says, and makes the index anew where that does not fit. Arrays ("columns") are cut into pieces, one to a value with a
+checksum of its own, and a checkpoint writes those whose bytes have changed, in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
+from vecstore.storage import pages
+from vecstore.storage.environment import Environment, disk_errors, sync_folder
+
+INDEX_FILE: Final = "index.mdb"
+DATABASES: Final = ("meta", "block")
+FORMAT: Final = 1
+MAGIC: Final = "vecstore index"
+HEADER_KEY: Final = b"header"
+
+PIECE_MAGIC: Final = b"cblk"
+_PIECE = struct.Struct("<4sII4xQ8x")  # magic, number, bytes that follow, checksum
+# With this header and LMDB's own of 16 bytes a piece fills 32 pages of 4 KiB.
+PIECE_BYTES: Final = 128 * 1024 - 16 - _PIECE.size
+_CHECKSUM = struct.Struct("<Q")
+
+Header = dict[str, Any]
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a checkpoint cost: pieces and bytes that were written, and pieces in all."""
+
+    pieces: int
+    bytes: int
+    total: int
+
+
+class CheckpointFile:
+    """The index.mdb of one collection; it is open only while it is read or written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / INDEX_FILE
+        self._using = threading.Lock()  # LMDB allows a file only once per process
+        self._damaged = False
+
+    def write(self, header: Header, columns: Columns) -> Written:
+        """Replace what is there, durably: all of it, or an error and none of it. `header` is what msgpack can pack."""
+        with self._using, disk_errors(self.path):
+            if self._damaged or not _sound(self.path):
+                self._delete()
+            try:
+                written = self._write(header, columns)
+            except (CorruptionError, NotADatabaseError):
+                self._delete()
+                written = self._write(header, columns)
+            self._damaged = False
+            return written
+
+    def _write(self, header: Header, columns: Columns) -> Written:
+        is_new = not self.path.exists()
+        env = Environment(self.path, databases=DATABASES, create=True)
+        try:
+            written = env.write(lambda txn: _write(txn, env, header, columns))
+        finally:
+            env.close()
+        if is_new:
+            sync_folder(self.path.parent)
+        return written
+
+    def load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]] = np.empty) -> tuple[Header, Columns]:
+        """Header and columns of the last checkpoint, the columns in arrays of their own from `allocate(shape, dtype)`.
+
+        FileNotFoundError if there is none, FormatVersionError if a newer vecstore wrote it, CorruptionError if any byte
+        of it is not what was written. A damaged file is replaced by the next `write`.
+        """
+        with self._using:
+            if not self.path.exists():
+                raise FileNotFoundError(self.path)
+            try:
+                with disk_errors(self.path):
+                    return self._load(allocate)
+            except (CorruptionError, FormatVersionError, NotADatabaseError):
+                self._damaged = True
+                raise
+            except (ValueError, KeyError, TypeError, struct.error) as error:
+                self._damaged = True
+                raise CorruptionError(f"{self.path}: {error}", path=str(self.path)) from error
+
+    def _load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]]) -> tuple[Header, Columns]:
+        pages.verify(self.path)
+        env = Environment(self.path, databases=DATABASES, read_only=True)
+        try:
+            with env.reading() as txn:
+                return _load(txn, env, allocate)
+        finally:
+            env.close()
+
+    def _delete(self) -> None:
+        # The table of readers goes too: it tells of a file's last transaction, which another file knows nothing of.
+        self.path.unlink(missing_ok=True)
+        self.path.with_name(f"{self.path.name}-lock").unlink(missing_ok=True)
+
+
+def _sound(path: Path) -> bool:
+    """Whether there is no file yet, or one that can be written to."""
+    try:
+        pages.verify(path)
+    except CorruptionError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def piece_key(column: str, number: int) -> bytes:
+    """The name of the column, a zero byte, and the number of the piece, 4 bytes big-endian."""
+    return column.encode() + b"\0" + number.to_bytes(4, "big")
+
+
+def _checksum(key: bytes, piece: Any) -> int:
+    return xxhash.xxh3_64_intdigest(piece, xxhash.xxh3_64_intdigest(key))
+
+
+def _pieces(name: str, column: npt.NDArray[Any]) -> Iterator[tuple[bytes, int, npt.NDArray[np.uint8]]]:
+    """Key, number and bytes of each piece of a column."""
+    flat = column.reshape(-1).view(np.uint8)
+    for number in range(-(-len(flat) // PIECE_BYTES)):
+        yield piece_key(name, number), number, flat[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+
+
+def _write(txn: Any, env: Environment, header: Header, columns: Columns) -> Written:
+    db = env.db("block")
+    with txn.cursor(db) as cursor:
+        there = {bytes(key): bytes(value[: _PIECE.size]) for key, value in cursor}
+    pieces = size = total = 0
+    for name, column in columns.items():
+        for key, number, piece in _pieces(name, np.ascontiguousarray(column)):
+            total += 1
+            head = _PIECE.pack(PIECE_MAGIC, number, len(piece), _checksum(key, piece))
+            if there.pop(key, None) != head:
+                txn.put(key, head + piece.tobytes(), db=db)
+                pieces, size = pieces + 1, size + len(piece)
+    for key in there:
+        txn.delete(key, db=db)
+    shapes = [[name, column.dtype.str, list(column.shape)] for name, column in columns.items()]
+    packed = msgpack.packb({"magic": MAGIC, "format": FORMAT, "columns": shapes, **header})
+    txn.put(HEADER_KEY, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(packed)) + packed, db=env.db("meta"))
+    return Written(pieces, size + len(packed), total)
+
+
+def _load(
+    txn: Any, env: Environment, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
+) -> tuple[Header, Columns]:
+    header = _header(txn.get(HEADER_KEY, db=env.db("meta")))
+    shapes = [(name, np.dtype(dtype), tuple(shape)) for name, dtype, shape in header.pop("columns")]
+    if sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in shapes) > env.path.stat().st_size:
+        raise ValueError("the columns are larger than the file")
+    columns = {}
+    for name, dtype, shape in shapes:
+        column = columns[name] = allocate(shape, dtype)
+        for key, number, piece in _pieces(name, column):
+            value = txn.get(key, db=env.db("block"))
+            if value is None:
+                raise ValueError(f"piece {number} of {name} is missing")
+            if len(value) != _PIECE.size + len(piece):
+                raise ValueError(f"piece {number} of {name} is damaged: it has {len(value)} bytes")
+            magic, own_number, size, checksum = _PIECE.unpack_from(value)
+            if (magic, own_number, size) != (PIECE_MAGIC, number, len(piece)):
+                raise ValueError(f"piece {number} of {name} is damaged: its header is another's")
+            piece[:] = np.frombuffer(value, np.uint8, size, _PIECE.size)
+            if _checksum(key, piece) != checksum:
+                raise ValueError(f"piece {number} of {name} is damaged: its checksum does not fit its bytes")
+    return header, columns
+
+
+def _header(value: Any) -> Header:
+    if value is None or len(value) < _CHECKSUM.size:
+        raise ValueError("there is no header")
+    packed = bytes(value)[_CHECKSUM.size :]
+    if _CHECKSUM.unpack_from(value)[0] != xxhash.xxh3_64_intdigest(packed):
+        raise ValueError("the header is damaged")
+    with contextlib.suppress(KeyError):
+        header: Header = msgpack.unpackb(packed)
+        if header.pop("magic") == MAGIC:
+            if (found := header.pop("format")) > FORMAT:
+                raise FormatVersionError(f"it has format {found}", found=found, supported=FORMAT)
+            return header
+    raise ValueError("the header is not a checkpoint's")
