@@ -73,7 +73,7 @@ class Environment:
         self.on_remap: Callable[[], None] = lambda: None
         self._exclusive = False
         self._closed: Callable[[], VecstoreError] | None = None
-        self._writing = threading.RLock()
+        self.turn = threading.RLock()
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
@@ -112,7 +112,7 @@ class Environment:
         if self._sync_interval is not None:
             from vecstore.storage.interval import Syncer
 
-            self._syncer = Syncer(self._env, self.path, self._sync_interval, self._writing)
+            self._syncer = Syncer(self._env, self.path, self._sync_interval, self.turn)
 
     def db(self, name: str) -> Any:
         """The handle of one of its databases."""
@@ -244,10 +244,14 @@ class Environment:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The turn to write, one thread at a time."""
+        self.refuse_read_only()
+        with self.turn:
+            yield
+
+    def refuse_read_only(self) -> None:
+        """ReadOnlyError where nothing may be written."""
         if self.read_only:
             raise ReadOnlyError(f"{self.path.parent.name} was opened with read_only=True")
-        with self._writing:
-            yield
 
     def write(self, work: Callable[[Any], T]) -> T:
         """Run `work(txn)` in a write transaction and commit it durably: all of it, or an error and none of it.
@@ -357,7 +361,7 @@ class Environment:
                 self._closed = because
                 self._env.close()
 
-        with self._writing:
+        with self.turn:
             try:
                 if self._syncer is not None and self._closed is None:
                     self._syncer.close()
