@@ -136,7 +136,8 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: [db.get_collection("c-l2"), db.drop_collection("c-l2")][0].count(),
     lambda db: [c(db, kind).compact() for kind in ("cosine", "codes", "graph")]
     + [c(db, kind).scroll(with_vectors=True) for kind in ("cosine", "codes", "graph")],
-    lambda db: (c(db, "graph").compact(), c(db, "graph").search(E, 3), c(db, "graph").check(progress=lambda _a, _b: None)),
+    lambda db: (c(db, "graph").compact(), c(db, "graph").search(E, 3)),
+    lambda db: c(db, "graph").check(progress=lambda _done, _total: None),
     lambda db: c(db).check(progress=1),
     # insert, upsert, update
     lambda db: c(db).insert([5, "5"], E[:2], [{"a": [1, {"b": None}]}, {}]),
