@@ -84,7 +84,6 @@ class Environment:
             self._open(create)
             self.inode = path.stat().st_ino
         except lmdb.NotFoundError:
-            self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
             raise self.translate(error) from error
@@ -105,9 +104,16 @@ class Environment:
             # A scan reads the file in order; an index that reads single rows will want this off.
             readahead=True,
         )
-        self._env.reader_check()
-        for name in self._databases:
-            self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        try:
+            self._env.reader_check()
+            for name in self._databases:
+                self._dbs[name] = self._env.open_db(name.encode(), create=create)
+            if not self.read_only:
+                # Whoever had it open may have ended between a commit that failed and what `_revive` does about it.
+                self._env.sync(True)
+        except BaseException:
+            self._env.close()
+            raise
         if self._sync_interval is not None:
             from vecstore.storage.interval import Syncer
 
