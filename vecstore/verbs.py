@@ -308,6 +308,15 @@ class CollectionVerbs(Closing):
     def check(self) -> list[Finding]:
         """Read and verify everything that is stored; what is wrong, or an empty list."""
 
+    @verb
+    def compact(self) -> None:
+        """Write the collection anew with nothing but its rows: the file shrinks to them, and rows that the graph links
+        come to lie near each other. Meanwhile searches go on, and writers wait. It takes as much room on the disk
+        again as the rows do. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the
+        server goes on.
+        """
+        self._compact()
+
     # -- indexing --------------------------------------------------------------------------------------------
 
     @verb
@@ -353,6 +362,9 @@ class CollectionVerbs(Closing):
 
     @abstractmethod
     def _wait_indexed(self, timeout: float | None) -> None: ...
+
+    @abstractmethod
+    def _compact(self) -> None: ...
 
     @abstractmethod
     def _rebuild(self, seed: int | None) -> None: ...
