@@ -26,7 +26,7 @@ SEED = int(os.environ.get("VECSTORE_SEED", "1"))
 WRITES = [step for step in STEPS if step not in (STEPS[0], create_another, drop_another)]
 
 
-ANOTHER = write("upsert", range(70, 200), vectors(9, 130), payloads(9, 130))
+ANOTHER = write("upsert", range(1000, 1130), vectors(9, 130), payloads(9, 130))
 
 
 class Recording:
