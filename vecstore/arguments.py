@@ -352,6 +352,8 @@ def number(value: Any, name: str, low: int, high: int) -> float:
 
 def flag(value: Any, name: str) -> bool:
     """Check a bool argument."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, bool | np.bool_):
         raise InvalidArgumentError(f"{name}: expected True or False, got {_show(value)}")
     return bool(value)

@@ -146,6 +146,18 @@ def check(target: Target, collection: Name = None, as_json: AsJson = False) -> N
         raise typer.Exit(1)
 
 
+@app.command(epilog="Examples: [cyan]vecstore compact data/[/]   [cyan]vecstore compact localhost:6333 docs[/]")
+def compact(target: Target, collection: Name = None) -> None:
+    """Shrink the files of a folder, or of a server's collections, to their rows; searches go on meanwhile."""
+    with _database(target, write=True) as db:
+        for name in _names(db, collection):
+            rows = db.get_collection(name)
+            before = rows.stats().file_bytes
+            with console.status(f"Compacting {name} ..."):
+                rows.compact()
+            console.print(f"{name}: {_size(before)} -> {_size(rows.stats().file_bytes)}", highlight=False)
+
+
 @app.command(epilog="Examples: [cyan]vecstore backup data/ /backups/monday[/]   [cyan]vecstore backup data/ b/ docs[/]")
 def backup(
     database: Annotated[Path, typer.Argument(help="A database folder; a process may write to it meanwhile.")],
@@ -199,14 +211,18 @@ def search(
 
 
 @contextlib.contextmanager
-def _database(target: str) -> Iterator[DatabaseVerbs]:
-    """A folder, opened so that a live writer is not in the way, or a connection to a server."""
+def _database(target: str, *, write: bool = False) -> Iterator[DatabaseVerbs]:
+    """A folder, opened so that a live writer is not in the way unless one has to `write`; or a connection."""
     host, colon, port = target.rpartition(":")
     db: DatabaseVerbs
     if colon and host and port.isdigit() and not Path(target).exists():
         db = vecstore.connect(target)
     else:
-        db = vecstore.open(target, read_only=True)
+        if write:
+            from vecstore.storage.folder import check_marker
+
+            check_marker(Path(target))  # it is not the command to create one
+        db = vecstore.open(target, read_only=not write)
     with db:
         yield db
 

@@ -218,6 +218,9 @@ class RemoteCollection(CollectionVerbs):
         deadline = None if timeout is None else timeout + self._connection.timeout
         self._call(self._stub.WaitIndexed, request, deadline)
 
+    def _compact(self) -> None:
+        self._call(self._stub.Compact, pb.CompactRequest(collection=self.name))
+
     def _rebuild(self, seed: int | None) -> None:
         self._call(self._stub.Rebuild, pb.RebuildRequest(collection=self.name, seed=seed))
 

@@ -35,7 +35,7 @@ from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.store import Store, View
+from vecstore.storage.store import Store, View, Viewing
 from vecstore.storage.transaction import Transaction
 from vecstore.types import (
     HNSW,
@@ -49,6 +49,7 @@ from vecstore.types import (
     Record,
     Stats,
     WriteResult,
+    hits_of,
 )
 from vecstore.verbs import CollectionVerbs, Operation, Query
 
@@ -166,13 +167,14 @@ class Collection(CollectionVerbs):
     def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
         if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
-        index, lsn = self._index, view.state.lsn
-        all_slots = found[0][0] if len(found) == 1 else np.concatenate([slots for slots, _ in found])
-        ids = index.ids(all_slots, lsn)
+        one = len(found) == 1
+        ids = self._index.ids(found[0][0] if one else np.concatenate([slots for slots, _ in found]), view.state.lsn)
         if ids is None:
             return [_hits(view, slots, scores, query) for slots, scores in found]
+        if one:
+            return [hits_of(ids, found[0][1].tolist())]
         some = iter(ids)
-        return [list(map(Hit, islice(some, len(scores)), scores.tolist())) for _, scores in found]
+        return [hits_of(islice(some, len(scores)), scores.tolist()) for _, scores in found]
 
     def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
         rows = self._rows_of(view)
@@ -189,7 +191,9 @@ class Collection(CollectionVerbs):
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
         state = view.state
         self._codes.follow(rows, state.lsn, state.count, view.table.live_slots, view.added_since)
-        return self._codes.search(rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling)
+        return self._codes.search(
+            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=state.lsn
+        )
 
     # -- indexing --------------------------------------------------------------------------------------------
 
@@ -271,6 +275,30 @@ class Collection(CollectionVerbs):
         with self._view() as view:
             return check_store(view)
 
+    def _compact(self) -> None:
+        self._refuse_closed()
+        if self._read_only:
+            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
+        self._store.compact(self._order, self._renumbering)
+        if self._indexing is not None:
+            self._indexing.compacted()
+
+    def _order(self, view: View) -> Slots:
+        if self._indexing is None:
+            return view.table.live_slots()
+        if not self._indexing.index.scans(view.state.count):
+            self._indexing.follow(view)
+        return self._indexing.order(view)
+
+    @contextlib.contextmanager
+    def _renumbering(self, slots: Slots, lsn: int, view: View) -> Iterator[None]:
+        derived = self._codes or self._index
+        if derived is None:
+            yield
+        else:
+            with derived.renumbering(slots, view.state.lsn, lsn):
+                yield
+
     @verb
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
@@ -288,11 +316,9 @@ class Collection(CollectionVerbs):
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _view(self) -> Iterator[View]:
+    def _view(self) -> Viewing:
         self._refuse_closed()
-        with self._store.view() as view:
-            yield view
+        return self._store.view()
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -305,7 +331,7 @@ class Collection(CollectionVerbs):
 
     def _current(self) -> bool:
         """Whether its file is still the collection's: a writer may have dropped it, and created another."""
-        return self._store.env.still_there()
+        return self._store.is_current()
 
     def _dropped(self) -> None:
         """There is nothing left to index, although the handle may stay: its calls say what happened."""
@@ -333,7 +359,7 @@ def _records(
 def _hits(view: View, slots: npt.NDArray[np.int32], scores: npt.NDArray[np.float32], query: Query) -> list[Hit]:
     ids, packed = view.rows_of(slots.tolist())
     if not query.with_payload and not query.with_vectors:
-        return list(map(Hit, ids, scores.tolist()))
+        return hits_of(ids, scores.tolist())
     payloads = map(unpack_payload, packed) if query.with_payload else [None] * len(ids)
     vectors: Any = view.vectors(slots) if query.with_vectors else [None] * len(ids)
     return list(map(Hit, ids, scores.tolist(), payloads, vectors))

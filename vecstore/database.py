@@ -27,10 +27,11 @@ from vecstore.errors import (
 from vecstore.keywords import verb
 from vecstore.storage import folder, interval
 from vecstore.storage.backup import back_up
+from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
-from vecstore.storage.store import DATA_FILE, Store
+from vecstore.storage.store import Store
 from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
 from vecstore.verbs import DatabaseVerbs
 

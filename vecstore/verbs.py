@@ -7,9 +7,8 @@ underscore. The two backends implement only those, so that they cannot drift apa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +41,7 @@ VectorsLike: TypeAlias = Any
 """`(n, dim)` numbers: a NumPy array, nested lists, or anything with `__array__` or DLPack; stored as float32."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A checked search: `queries` is `(n, dim) float32`."""
 
     queries: npt.NDArray[np.float32]
@@ -246,26 +244,24 @@ class CollectionVerbs(Closing):
             Query(
                 queries,
                 arguments.whole_number(k, "k", 1, arguments.MAX_K),
-                _checked(filter),
-                arguments.threshold(score_threshold),
+                None if filter is None else _checked(filter),
+                None if score_threshold is None else arguments.threshold(score_threshold),
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
-                self._oversampling(oversampling, exact),
-                self._ef(ef, exact),
+                None if oversampling is None else self._oversampling(oversampling, exact),
+                None if ef is None else self._ef(ef, exact),
                 arguments.flag(exact, "exact"),
             )
         )
         return found[0] if single else found
 
-    def _oversampling(self, value: Any, exact: bool) -> float | None:
-        if value is not None and (self.info.quantization is None or exact):
+    def _oversampling(self, value: Any, exact: bool) -> float:
+        if self.info.quantization is None or exact:
             reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
             raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
-        return None if value is None else arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
+        return arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
 
-    def _ef(self, value: Any, exact: bool) -> int | None:
-        if value is None:
-            return None
+    def _ef(self, value: Any, exact: bool) -> int:
         if exact or isinstance(self.info.index, Flat):
             reason = "exact=True scans the rows" if exact else "this collection has no graph, its index is Flat()"
             raise InvalidArgumentError(f"ef has no effect: {reason}; leave it out")
@@ -312,6 +308,15 @@ class CollectionVerbs(Closing):
     def check(self) -> list[Finding]:
         """Read and verify everything that is stored; what is wrong, or an empty list."""
 
+    @verb
+    def compact(self) -> None:
+        """Write the collection anew with nothing but its rows: the file shrinks to them, and rows that the graph links
+        come to lie near each other. Meanwhile searches go on, and writers wait. It takes as much room on the disk
+        again as the rows do. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the
+        server goes on.
+        """
+        self._compact()
+
     # -- indexing --------------------------------------------------------------------------------------------
 
     @verb
@@ -357,6 +362,9 @@ class CollectionVerbs(Closing):
 
     @abstractmethod
     def _wait_indexed(self, timeout: float | None) -> None: ...
+
+    @abstractmethod
+    def _compact(self) -> None: ...
 
     @abstractmethod
     def _rebuild(self, seed: int | None) -> None: ...

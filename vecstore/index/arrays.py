@@ -24,29 +24,39 @@ Coder = Quantizer | Whole
 MIN_VISITED: Final = 1 << 13
 MAX_VISITED: Final = 1 << 18
 OWN_MAPPING: Final = 1 << 20
+HUGE_PAGE: Final = 1 << 21
 
 
 def aligned(shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[Any]:
-    """An array that begins at a cache line.
+    """An array that begins at a cache line, of zeros unless `fill` says otherwise.
 
     A large one has a mapping of its own, which goes back to the system with it: from malloc's heap, where growing and
-    renumbering leave holes, it might never. Its pages are huge where the system has such, and none are taken before
-    they are written to.
+    renumbering leave holes, it might never. Its pages are huge where the system has such, but for a last part that
+    would not fill one, and none are taken before they are written to.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < OWN_MAPPING:
         room = np.zeros(size + 64, np.uint8)
         start = -room.ctypes.data % 64
     else:
-        mapping = mmap.mmap(-1, size)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):
-                mapping.madvise(mmap.MADV_HUGEPAGE)
-        room, start = np.frombuffer(mapping, np.uint8), 0
+        room, start = _mapping(size)
     made: npt.NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
     if fill:
         made[...] = fill
     return made
+
+
+def _mapping(size: int) -> tuple[Codes, int]:
+    """Memory of its own, and where in it `size` bytes begin. A shared mapping, which Python makes unless told
+    otherwise, would get no huge pages."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.frombuffer(mmap.mmap(-1, size), np.uint8), 0
+    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room = np.frombuffer(mapping, np.uint8)
+    start = -room.ctypes.data % HUGE_PAGE
+    with contextlib.suppress(OSError):
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, size // HUGE_PAGE * HUGE_PAGE)
+    return room, start
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class Pilots:
     pairs: Floats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Arrays:
     """A graph at one moment: nodes up to `count`, of which those from `linked` on are the tail.
 
@@ -129,19 +139,21 @@ class Arrays:
 class SearchRoom:
     """What a thread needs for searches: room for one query at a time."""
 
-    def __init__(self, coder: Coder, width: int, ef: int) -> None:
+    def __init__(self, coder: Coder, width: int, ef: int, k: int) -> None:
         self.coder = coder
-        self.query = (
+        self.best = np.empty(k, np.int64)
+        self.ef = ef
+        # As the searches of kernels/walks.py take them: for the code of a query, its beam, and what it has visited.
+        self.arrays = (
             np.zeros((1, coder.query_bytes), np.uint8),
             np.zeros((1, coder.factors_count), np.float32),
             np.zeros((1, 3)),
             np.zeros((2, coder.dims), np.float32),
             np.zeros(coder.dims, np.uint8),
+            np.empty(2 * ef + width + 1, np.int64),
+            visited_table(ef),
+            np.empty(2 * width, np.int32),
         )
-        self.candidates = np.empty(2 * width, np.int32)
-        self.ef = ef
-        self.beam = np.empty(2 * ef + width + 1, np.int64)
-        self.visited = visited_table(ef)
 
 
 class LinkRoom:
@@ -159,9 +171,9 @@ class LinkRoom:
         self.facts = np.zeros(4 * (width + 1), np.float32)
 
 
-def visited_table(ef: int) -> Ints:
+def visited_table(ef: int) -> npt.NDArray[np.uint16]:
     """Room for the nodes that a walk has met."""
-    return np.empty(min(max(MIN_VISITED, 1 << (64 * ef - 1).bit_length()), MAX_VISITED), np.int32)
+    return np.empty(min(max(MIN_VISITED, 1 << (64 * ef - 1).bit_length()), MAX_VISITED), np.uint16)
 
 
 def cosine_table(dims: int) -> Floats:

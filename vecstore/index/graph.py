@@ -52,6 +52,8 @@ MIN_PILOTS, MAX_PILOTS = 64, 4096
 # Of so many nodes that are linked together one becomes a pilot at once: they may be far from all others, and linked to
 # nobody but each other.
 NODES_PER_PILOT: Final = 64
+# Nodes that at most so many links lead to may be pilots for that.
+RARE_LINKS: Final = 3
 # Groups of nodes that no walk can reach get a pilot each, so many at a time.
 MAX_GROUPS: Final = 64
 # Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
@@ -187,6 +189,17 @@ class Graph:
                 old, coder=coder, codes=codes, terms=terms, pairs=pairs, pilots=pilots, top=made.top, count=count
             )
 
+    def renumber_slots(self, numbers: Slots) -> None:
+        """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
+        with self._changing:
+            old = self.arrays
+            slots = aligned((len(old.codes),), np.int32, -1)
+            nodes = np.flatnonzero(old.slots[: old.count] >= 0)
+            slots[nodes] = numbers[old.slots[nodes]]
+            self._nodes = np.full(int(slots.max(initial=-1)) + 1, -1, np.int32)
+            self._nodes[slots[nodes]] = nodes
+            self.arrays = _with(old, slots=slots)
+
     # -- links -----------------------------------------------------------------------------------------------
 
     def link(self, threads: int) -> int:
@@ -243,19 +256,29 @@ class Graph:
     def _with_pilots(self, arrays: Arrays, batch: Ints) -> Arrays:
         """With some of a batch among the pilots, or with all drawn anew."""
         live = int(np.count_nonzero(self._dead[: arrays.linked] == 0))
-        wanted = min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
+        wanted = self._wanted(live)
         random = np.random.default_rng((self.config.seed, arrays.linked))
         batch = batch[self._dead[batch] == 0]
         some = random.choice(batch, -(-len(batch) // NODES_PER_PILOT), replace=False) if len(batch) else batch
         nodes = np.concatenate([arrays.pilots.nodes, some])
         dead = int(np.count_nonzero(self._dead[nodes]))
         if not wanted / PILOT_GROWTH**0.5 <= len(nodes) - dead <= 2 * wanted + MAX_GROUPS or dead * 4 > len(nodes):
-            candidates = np.flatnonzero(self._dead[: arrays.linked] == 0)
-            nodes = np.union1d(random.choice(candidates, wanted, replace=False), some)
+            nodes = np.union1d(self._drawn(arrays, wanted, random), some)
         elif not len(some):
             return arrays
         nodes = np.sort(nodes).astype(np.int32)
         return _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+
+    def _drawn(self, arrays: Arrays, wanted: int, random: np.random.Generator) -> Ints:
+        """Pilots at random, and half as many of the nodes that the fewest links lead to, if those are few: outliers,
+        which a walk from elsewhere may pass by."""
+        alive = self._dead[: arrays.linked] == 0
+        candidates = np.flatnonzero(alive)
+        some = random.choice(candidates, wanted, replace=False)
+        degrees = np.bincount(arrays.links[: arrays.linked].ravel() + 1, minlength=arrays.linked + 1)[1:]
+        rare = np.flatnonzero(alive & (degrees <= RARE_LINKS))
+        rare = rare[np.argsort(degrees[rare], kind="stable")][: -(-wanted // 2)]
+        return np.union1d(some, rare).astype(np.int32)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
@@ -273,10 +296,23 @@ class Graph:
                 return
             if dead[: arrays.linked].any():
                 self._sweep_dead(arrays, dead, threads)
+            arrays = self._with_new_pilots(arrays.linked)
             order = self._reachable(arrays, dead, threads)
             if dead[: arrays.linked].any() or arrays.linked >= self._ordered * ORDER_GROWTH:
                 self._renumber(order)
             self._checked = self.arrays.linked
+
+    def _with_new_pilots(self, linked: int) -> Arrays:
+        with self._changing:
+            arrays = self.arrays
+            live = int(np.count_nonzero(self._dead[:linked] == 0))
+            nodes = self._drawn(arrays, self._wanted(live), np.random.default_rng((self.config.seed, linked)))
+            self.arrays = _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+            return self.arrays
+
+    @staticmethod
+    def _wanted(live: int) -> int:
+        return min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
 
     def _sweep_dead(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> None:
         most, alpha2 = max(1, int(KEPT_SHARE * arrays.width)), np.float32(self.config.alpha**2)
@@ -356,46 +392,52 @@ class Graph:
         allowed: npt.NDArray[np.uint8],
         queries: Floats,
         k: int,
+        scan: bool,
         ef: int,
         depth: int,
-        *,
-        scan: bool = False,
-        threads: int = 1,
+        least: int,
+        threads: int,
     ) -> tuple[Ints, Floats, Slots]:
         """Slots and exact scores `(n, k)` of the best rows, and their number and that of the codes scored, `(n, 2)`.
 
-        Only slots whose bit in `allowed` is set are found. `depth`, at least k, are rescored. With `scan` all codes are
-        scored instead of a walk.
+        Only slots whose bit in `allowed` is set are found. At least `least`, and up to `depth`, at least k, are
+        rescored. With `scan` all codes are scored instead of a walk.
         """
-        arrays = self.arrays
-        n, ef = len(queries), max(ef, depth)
+        arrays, n = self.arrays, len(queries)
+        ef = max(ef, depth)
         slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         counts = np.empty((n, 2), np.int64)
-        fields, options = arrays.scan if scan else arrays.fields, arrays.query_options
-        metric, stop_at, stretch = METRICS[rows.metric], min(max(k, STOP_AT), ef), stretch_of(ef)
+        fields, blocks, shift, dim = arrays.scan if scan else arrays.fields, rows.blocks, rows.shift, rows.dim
+        metric, stretch = METRICS[self.metric], stretch_of(ef)
+        stop_at = min(max(k, STOP_AT), ef)
 
         def work(first: int, last: int) -> None:
-            room = self._room(arrays, ef)
+            some = slice(first, last)
+            room = self._room(arrays, ef, k)
             self._search(
-                fields, allowed, queries[first:last], *options, *room.query, room.beam, room.visited, room.candidates,
-                rows.blocks, rows.shift, rows.dim, metric, k, ef, depth, stop_at, stretch, np.empty(k, np.int64),
-                slots[first:last], scores[first:last], counts[first:last],
+                fields, allowed, queries[some], *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef,
+                depth, least, stop_at, stretch, room.best, slots[some], scores[some], counts[some],
             )  # fmt: skip
             self._rooms.append(room)
 
-        if threads == 1:
-            work(0, n)
+        if n == 1:  # without what a call with slices costs
+            room = self._room(arrays, ef, k)
+            self._search(
+                fields, allowed, queries, *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef, depth,
+                least, stop_at, stretch, room.best, slots, scores, counts,
+            )  # fmt: skip
+            self._rooms.append(room)
         else:
             over_ranges(n, 1, threads, work)
         return slots, scores, counts
 
-    def _room(self, arrays: Arrays, ef: int) -> SearchRoom:
+    def _room(self, arrays: Arrays, ef: int, k: int) -> SearchRoom:
         try:
             room = self._rooms.pop()
         except IndexError:
-            return SearchRoom(arrays.coder, arrays.width, ef)
-        if room.ef < ef or room.coder is not arrays.coder:
-            return SearchRoom(arrays.coder, arrays.width, ef)
+            return SearchRoom(arrays.coder, arrays.width, ef, k)
+        if room.ef < ef or len(room.best) < k or room.coder is not arrays.coder:
+            return SearchRoom(arrays.coder, arrays.width, ef, k)
         return room
 
     # -- figures ---------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vecstore.index import flat
-from vecstore.index.arrays import Coder
+from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.flat import Floats, Found, Rows, gathered
 from vecstore.index.graph import Graph, Slots
 from vecstore.index.parallel import cpus
@@ -58,6 +58,17 @@ class Change:
     removed: Slots
 
 
+class Plan(NamedTuple):
+    """How queries are answered: by a scan or a walk, with so many candidates, of which at most `depth` and at least
+    `least` are rescored; and on how many threads."""
+
+    scan: bool
+    ef: int
+    depth: int
+    least: int
+    threads: int
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """An index at the write `lsn`: `facts` that msgpack can pack, and arrays by name."""
@@ -76,10 +87,12 @@ class HnswIndex:
         self.kind = "float32" if quantization is None else KIND_NAMES[type(quantization)]
         self.dim, self.metric = dim, metric
         self.graph: Graph | None = None
+        self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
         self._lsn = -1
         self._following = threading.Lock()
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
         self._removals: tuple[int, tuple[tuple[int, Slots], ...]] = (-1, ())
+        self._removed_at = -1  # the last of them
         # Int ids by slot, -1 for others; odd while they change.
         self._ids = np.zeros(0, np.int64)
         self._version, self._ids_lsn = 0, -1
@@ -122,7 +135,7 @@ class HnswIndex:
             if self.graph is None or change is None:
                 added = live()
                 graph = self._new_graph(rows, added, threads, self.config)
-                self._removals = (lsn, ())
+                self._removals, self._removed_at = (lsn, ()), lsn
                 self.graph = graph
                 self.work += len(added)
             else:
@@ -132,7 +145,7 @@ class HnswIndex:
                     since_lsn, known = self._removals
                     if len(known) == REMEMBERED:
                         since_lsn, known = known[0][0], known[1:]
-                    self._removals = (since_lsn, (*known, (lsn, change.removed)))
+                    self._removals, self._removed_at = (since_lsn, (*known, (lsn, change.removed))), lsn
                 _apply(change, self.graph, rows, threads)
             if ids_of is not None and self.graph is not None:
                 if self._ids_lsn != self._lsn:  # the graph was replaced since
@@ -155,7 +168,7 @@ class HnswIndex:
         version = self._version
         if version & 1 or self._ids_lsn != lsn:
             return None
-        ids: list[int] = self._ids[slots].tolist()
+        ids: list[int] = self._ids.take(slots).tolist()
         return None if version != self._version or -1 in ids else ids
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
@@ -191,6 +204,26 @@ class HnswIndex:
             self.graph.recode(self._fitted(rows, live), rows, len(live))
             self.work += len(live)
             return True
+
+    @contextlib.contextmanager
+    def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
+        """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
+        write `lsn`. Searches of either may run: those of earlier ones scan the rows that they see."""
+        with self._following:
+            yield
+            if self._lsn != before:
+                return  # `follow` will find that it cannot know what has changed
+            self._removals, self._removed_at = (lsn, ()), lsn
+            if self.graph is not None:
+                self.graph.renumber_slots(inverse(slots))
+                self.work += self.graph.arrays.count
+            self._version += 1
+            known = slots < len(self._ids)
+            ids = np.full(len(slots), -1, np.int64)
+            ids[known] = self._ids[slots[known]]
+            self._ids, self._ids_lsn = ids, lsn if self._ids_lsn == before else -1
+            self._version += 1
+            self._lsn = lsn
 
     # -- linking ---------------------------------------------------------------------------------------------
 
@@ -269,7 +302,7 @@ class HnswIndex:
                 change = None if self.graph is None else since(self._lsn)
                 added = live() if change is None else change.added
                 self._remember(added, ids_of(added), rows.slots, lsn)
-            self._removals = (lsn, ())
+            self._removals, self._removed_at = (lsn, ()), lsn
             self.graph, self._lsn = graph, lsn
             self.work += 0 if graph is None else graph.arrays.count
             return True
@@ -314,7 +347,19 @@ class HnswIndex:
             if "ids" in parts:
                 ids[: len(parts["ids"])] = parts["ids"]
             self._ids, self._ids_lsn = ids, lsn
-        self.graph, self._lsn, self._removals = graph, lsn, (lsn, ())
+        self._removals, self._removed_at = (lsn, ()), lsn
+        self.graph, self._lsn = graph, lsn
+
+    def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
+        """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
+        with self._following:
+            if lsn > self._lsn:
+                self._version += 1
+                self._ids_lsn = -1
+                try:
+                    self.restore(lsn, facts, parts, slots)
+                finally:
+                    self._version += 1
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -341,24 +386,14 @@ class HnswIndex:
         if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef) and matches <= FIT_FROM):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         k = min(k, max(1, matches))
-        depth = self._depth(k, ef, oversampling)
-        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
-        found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
+        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, ef, oversampling, threads)
+        if threshold is None and _all_full(counts, k):
+            found = list(zip(slots, scores, strict=True))
+        else:
+            found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
         if lsn is None or lsn >= self._removed_at:
             return found
         return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
-
-    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> int:
-        """Candidates to rescore. Half of those of the walk at least, unless it was said: where rows lie close together,
-        as in the clusters of low dimension, codes cannot tell them apart, and a larger `ef` would find nothing more."""
-        if oversampling is not None:
-            return math.ceil(k * oversampling)
-        return max(math.ceil(k * OVERSAMPLING[self.kind]), (ef or self.config.ef) // 2)
-
-    @property
-    def _removed_at(self) -> int:
-        since, known = self._removals
-        return known[-1][0] if known else since
 
     def _with_removed(
         self,
@@ -398,8 +433,7 @@ class HnswIndex:
         """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
         graph = self.graph
         assert graph is not None
-        depth = self._depth(k, ef, None)
-        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, depth, ef, threads)
+        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, ef, None, threads)
         return slots, scores
 
     def _best(
@@ -410,11 +444,36 @@ class HnswIndex:
         matches: int,
         queries: Floats,
         k: int,
-        depth: int,
         ef: int | None,
+        oversampling: float | None,
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
-        arrays = graph.arrays
+        n = len(queries)
+        asked = (graph.arrays, matches, k, ef, oversampling, n, threads)
+        known, plan = self._planned  # most searches ask what the last one did
+        if asked != known:
+            plan = self._plan(*asked)
+            self._planned = (asked, plan)
+        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
+        # A walk may end among rows that do not match: those queries scan.
+        if not plan.scan and not _all_full(counts, k):
+            short = np.flatnonzero(counts[:, 0] < k)
+            scan = plan._replace(scan=True, ef=plan.depth, threads=1)
+            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *scan)
+            slots[short], scores[short], counts[short] = again
+        return slots, scores, counts
+
+    def _plan(
+        self,
+        arrays: Arrays,
+        matches: int,
+        k: int,
+        ef: int | None,
+        oversampling: float | None,
+        count: int,
+        threads: int | None,
+    ) -> Plan:
+        depth, least = self._depth(k, ef, oversampling)
         nodes = arrays.count
         share = min(1.0, matches / max(1, nodes))
         wide = max(ef or self.config.ef, depth)
@@ -424,15 +483,18 @@ class HnswIndex:
         scan = not arrays.linked or scanned < _walk_cost(wide) + (nodes - arrays.linked) * CODE
         if threads is None:
             cost = scanned if scan else _walk_cost(wide)
-            threads = min(cpus(), len(queries), max(1, int(cost * len(queries) / 400_000)))
-        ef_now = depth if scan else wide
-        slots, scores, counts = graph.search(rows, allowed, queries, k, ef_now, depth, scan=scan, threads=threads)
-        # A walk may end among rows that do not match: those queries scan.
-        if not scan and (counts[0, 0] if len(queries) == 1 else counts[:, 0].min(initial=k)) < k:
-            short = np.flatnonzero(counts[:, 0] < k)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, depth, depth, scan=True)
-            slots[short], scores[short], counts[short] = again
-        return slots, scores, counts
+            threads = min(cpus(), count, max(1, int(cost * count / 400_000)))
+        return Plan(scan, depth if scan else wide, depth, least, threads)
+
+    def _depth(self, k: int, ef: int | None, oversampling: float | None) -> tuple[int, int]:
+        """Candidates to rescore at most, and at least. Those of the walk, as far as they may change the answer, unless
+        it was said: where rows lie close together, as in the clusters of low dimension, codes cannot tell them apart,
+        and a larger `ef` would find nothing more."""
+        if oversampling is not None:
+            depth = math.ceil(k * oversampling)
+            return depth, depth
+        least = math.ceil(k * OVERSAMPLING[self.kind])
+        return max(least, ef or self.config.ef), least
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""
@@ -441,10 +503,22 @@ class HnswIndex:
         return dict(NO_FIGURES)
 
 
+def inverse(slots: Slots) -> Slots:
+    """Where each slot stands in `slots`, -1 for those that do not."""
+    numbers = np.full(int(slots.max(initial=-1)) + 1, -1, np.int64)
+    numbers[slots] = np.arange(len(slots))
+    return numbers
+
+
 def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:
     graph.remove(change.removed)
     graph.remove(change.added)
     graph.add(rows, change.added, threads)
+
+
+def _all_full(counts: Slots, k: int) -> bool:
+    """Whether k were found for each query."""
+    return (counts.item(0) if len(counts) == 1 else counts[:, 0].min(initial=k)) == k
 
 
 def _walk_cost(ef: int) -> float:

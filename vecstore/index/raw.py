@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
+from vecstore.index.arrays import aligned
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.graph import Graph
 from vecstore.index.hnsw import Change, HnswIndex
@@ -62,6 +63,7 @@ class Index:
         self._slabs: list[Floats] = []
         self._blocks = np.zeros(0, np.int64)
         self._slots = 0
+        self._kept = Rows(self._blocks, SHIFT, self.dim, 0, self.metric)
         self._ids = np.zeros(0, np.int64)
         self._live = np.zeros(0, np.uint8)
         self._free: list[int] = []
@@ -188,7 +190,7 @@ class Index:
         if needed <= have:
             return
         size = max(needed - have, have // 4)
-        slab = np.empty((size, block * (self.dim + 1)), np.float32)
+        slab = aligned((size, block * (self.dim + 1)), np.float32)
         self._slabs.append(slab)
         self._blocks = np.concatenate([self._blocks, slab.ctypes.data + np.arange(size) * slab.strides[0]])
         total = len(self._blocks) * block
@@ -270,7 +272,7 @@ class Index:
             slots, scores = np.full((len(matrix), k), NONE, np.int32), np.full((len(matrix), k), -np.inf, np.float32)
             for i, (some, best) in enumerate(found):
                 slots[i, : len(some)], scores[i, : len(best)] = some, best
-        return slots, self._ids[slots] if self._slots else slots.astype(np.int64), scores
+        return slots, self._ids.take(slots) if self._slots else slots.astype(np.int64), scores
 
     def _allowed(self, filter: Any) -> tuple[npt.NDArray[np.uint8], int]:
         live = self._live  # a writer may put a longer one in its place
@@ -298,7 +300,10 @@ class Index:
         return {"count": self._count, **self._index.figures(), "row_bytes": sum(slab.nbytes for slab in self._slabs)}
 
     def _rows(self) -> Rows:
-        return Rows(self._blocks, SHIFT, self.dim, self._slots, self.metric)
+        kept = self._kept  # most searches see what the last one did
+        if kept.blocks is not self._blocks or kept.slots != self._slots:
+            kept = self._kept = Rows(self._blocks, SHIFT, self.dim, self._slots, self.metric)
+        return kept
 
     def _live_slots(self) -> Ids:
         return np.flatnonzero(np.unpackbits(self._live, bitorder="little"))

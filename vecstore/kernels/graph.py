@@ -8,8 +8,9 @@ nodes that a walk may start from, with their codes next to each other. Nodes fro
 yet, so that a search scans them.
 
 The beam is a pool (pools.py) of keys whose lower half holds 2 * node, plus 1 once the node was expanded. `visited` is
-a table of nodes that were met, int32, by the lower bits of their numbers: a newcomer takes the place, so that it stays
-in the first-level cache whatever the size of the graph, and a node may be scored twice, which `merge` notices.
+a table of nodes that were met (memory.gather): by the lower bits of its number a node finds its place, which holds the
+upper ones, uint16; a newcomer takes the place, so that the table stays in the first-level cache whatever the size of
+the graph, and a node may be scored twice, which `merge` notices.
 
 Scores are of one of two kinds, told by `mode`. QUERY: estimates of the score of a query, as the scans make them.
 PAIR: nearness, minus half the squared distance between what the codes of two nodes stand for; a node's `pairs` are
@@ -29,6 +30,7 @@ from vecstore.kernels.floats import dot_f32, l2sq_f32
 from vecstore.kernels.memory import (
     copy_bytes,
     count_greater,
+    gather,
     key_score,
     key_slot,
     load_f32,
@@ -38,8 +40,9 @@ from vecstore.kernels.memory import (
     pack_key,
     prefetch,
     store_f32,
-    store_i32,
     store_i64,
+    store_u16,
+    trailing_zeros,
 )
 from vecstore.kernels.pools import EMPTY
 from vecstore.kernels.scans import BINARY, INT4, INT8, estimate
@@ -160,8 +163,8 @@ def begin(beam, ef, visited, places):
     """Empty the beam and the table of visited nodes."""
     for i in range(ef):
         store_i64(beam + 8 * i, EMPTY)
-    for i in range(places):
-        store_i32(visited + 4 * i, -1)
+    for i in range(0, places, 4):
+        store_i64(visited + 2 * i, -1)
 
 
 @inlined
@@ -205,25 +208,7 @@ def merge(beam, ef, passed, n, spare):
 
 
 @inlined
-def gather(row, row_bytes, limit, visited, mask, out):
-    """The nodes linked at address `row` that were not visited yet, to address `out`. Returns how many."""
-    count = np.int64(0)
-    for i in range(0, row_bytes, 4):
-        node = np.int64(load_i32(row + i))
-        if node < 0:
-            break
-        if node >= limit:  # linked since the caller took its arrays, where it is of the tail
-            continue
-        place = visited + 4 * (node & mask)
-        new = np.int64(load_i32(place)) != node
-        store_i32(place, node)
-        store_i32(out + 4 * count, node)
-        count += new
-    return count
-
-
-@inlined
-def start(mode, kind, fields, query, facts, beam, ef, visited, mask):
+def start(mode, kind, fields, query, facts, beam, ef, visited, places):
     """Put the best pilots into the beam. Returns how many were scored."""
     size = fields[CODE_BYTES]
     code, term, term_bytes = fields[PILOT_CODES], fields[PILOT_TERMS], fields[TERM_BYTES]
@@ -240,13 +225,13 @@ def start(mode, kind, fields, query, facts, beam, ef, visited, mask):
         key = load_i64(beam + 8 * i)
         if key != EMPTY:
             node = key_node(key)
-            store_i32(visited + 4 * (node & mask), node)
+            store_u16(visited + 2 * (node & (places - 1)), node >> trailing_zeros(places))
             prefetch(fields[LINKS] + node * fields[WIDTH] * 4, fields[WIDTH] * 4)
     return fields[PILOT_COUNT]
 
 
 @inlined
-def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, mask, candidates, passed, spare):
+def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, places, candidates, passed, spare):
     """Fill the beam with the best nodes that can be reached from the pilots. Returns how many were scored.
 
     It ends when all of the beam was expanded, or, with a `stretch` above 0, when the next one's distance to the query
@@ -259,7 +244,7 @@ def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, 
         terms, term_bytes = fields[PAIRS], fields[PAIR_BYTES]
     top, cosines, limit = load_f32(fields[TOP]), fields[COSINES], fields[LIMIT]
     links, row_bytes = fields[LINKS], fields[WIDTH] * 4
-    scored = start(mode, kind, fields, query, facts, beam, ef, visited, mask)
+    scored = start(mode, kind, fields, query, facts, beam, ef, visited, places)
     following = np.int64(0)
     here, there = candidates, candidates + row_bytes
     count, asked = np.int64(0), np.int64(0)
@@ -296,7 +281,7 @@ def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, 
             if part == 1:
                 first, last = early, count
                 if node >= 0:
-                    next_count = gather(row, row_bytes, limit, visited, mask, there)
+                    next_count = gather(row, row_bytes, limit, visited, places, there)
             for i in range(first, last):
                 if asked < count:
                     prefetch(codes + np.int64(load_i32(here + 4 * asked)) * size, size)

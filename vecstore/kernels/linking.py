@@ -18,7 +18,7 @@ depend on how nodes and targets are spread over threads.
 from __future__ import annotations
 
 import numpy as np
-from numba.core.types import float32, float64, int32, int64, uint8, void
+from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.codes import dot_u4s8, dot_u8s8
@@ -114,7 +114,7 @@ def link_nodes(
         begin(beam_at, ef, address_of(visited), visited.shape[0])
         walk(
             PAIR, kind, fields, query_at, facts, beam_at, ef, 1, np.float32(0), np.float32(0), address_of(visited),
-            visited.shape[0] - 1, address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
+            visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
         )  # fmt: skip
         other, other_pair = address_of(batch_codes), address_of(batch_pairs)
         for j in range(batch.shape[0]):
@@ -253,7 +253,7 @@ def sweep_nodes(kind, fields, dead, first, last, most, alpha2, query, beam, adde
 
 _LINK = void(
     const(int64[::1]), const(int32[::1]), const(uint8[:, ::1]), const(float32[:, ::1]), int64, int64, int64, int64,
-    float32, uint8[::1], int64[::1], int32[::1], int32[::1], uint8[::1], float32[::1],
+    float32, uint8[::1], int64[::1], uint16[::1], int32[::1], uint8[::1], float32[::1],
 )  # fmt: skip
 _BACK = void(
     const(int64[::1]), const(int64[::1]), int64, int64, int64, float32, uint8[::1], int64[::1], uint8[::1],

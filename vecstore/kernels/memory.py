@@ -18,6 +18,7 @@ from vecstore.kernels._ir import (
     f32,
     i1,
     i8,
+    i16,
     i32,
     i64,
     instruction,
@@ -79,6 +80,16 @@ def load_i32(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 @instruction(int64(int64), twins.load_u8)
 def load_u8(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     return builder.zext(load(builder, i8, address), i64)
+
+
+@instruction(int64(int64), twins.load_u16)
+def load_u16(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.zext(load(builder, i16, address), i64)
+
+
+@instruction(none(int64, int64), twins.store_u16)
+def store_u16(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    store(builder, builder.trunc(value, i16), address)
 
 
 @instruction(none(int64, int64), twins.store_i64)
@@ -156,3 +167,32 @@ def count_greater(builder: ir.IRBuilder, keys: ir.Value, size: ir.Value, key: ir
 @instruction(int64(int64), twins.trailing_zeros)
 def trailing_zeros(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.call(declare(builder, "llvm.cttz.i64", i64, [i64, i1]), [value, ir.Constant(i1, 1)])
+
+
+# Not inlined, so that its few values stay in registers, and without branches: a walk calls it once for each node.
+@instruction(int64(int64, int64, int64, int64, int64, int64), twins.gather, inline=False)
+def gather(
+    builder: ir.IRBuilder,
+    row: ir.Value,
+    row_bytes: ir.Value,
+    limit: ir.Value,
+    visited: ir.Value,
+    places: ir.Value,
+    out: ir.Value,
+) -> ir.Value:
+    mask = builder.sub(places, int_const(1))
+    bits = builder.trunc(builder.call(declare(builder, "llvm.cttz.i64", i64, [i64, i1]), [places, i1(1)]), i32)
+
+    def one(where: ir.Value, counts: list[ir.Value]) -> list[ir.Value]:
+        node = load(builder, i32, where)
+        wide = builder.sext(node, i64)
+        place = builder.add(visited, builder.shl(builder.and_(wide, mask), int_const(1)))
+        tag = builder.trunc(builder.lshr(node, bits), i16)
+        new = builder.icmp_unsigned("!=", load(builder, i16, place), tag)
+        new = builder.and_(new, builder.icmp_unsigned("<", wide, limit))
+        store(builder, tag, place)
+        store(builder, node, builder.add(out, builder.shl(counts[0], int_const(2))))
+        return [builder.add(counts[0], builder.zext(new, i64))]
+
+    (count,) = loop(builder, row, builder.add(row, row_bytes), 4, [int_const(0)], one)
+    return count

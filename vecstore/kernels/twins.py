@@ -136,6 +136,16 @@ def load_u8(address: int) -> int:
     return int(view(address, np.uint8, 1)[0])
 
 
+def load_u16(address: int) -> int:
+    """The 16 bits at `address`, 0-65535."""
+    return int(view(address, np.uint16, 1)[0])
+
+
+def store_u16(address: int, value: int) -> None:
+    """Write the lower 16 bits of a number at `address`."""
+    view(address, np.uint16, 1)[0] = value & 0xFFFF
+
+
 def store_i64(address: int, value: int) -> None:
     """Write an int64 at `address`."""
     view(address, np.int64, 1)[0] = value
@@ -226,3 +236,21 @@ def trailing_zeros(value: int) -> int:
     """Index of the lowest set bit of a value that is not 0."""
     value = int(value)
     return (value & -value).bit_length() - 1
+
+
+def gather(row: int, row_bytes: int, limit: int, visited: int, places: int, out: int) -> int:
+    """The nodes in the row of links at `row` that were not visited yet, to address `out`; returns how many.
+
+    A place of the table of visited nodes, of a power of two, holds the upper bits of the last node that fell on it.
+    Nodes from `limit` on are passed over: linked since the caller took its arrays, where they are of the tail.
+    """
+    count = 0
+    for i in range(0, row_bytes, 4):
+        node = load_i32(row + i)
+        place = visited + 2 * (node & (places - 1))
+        tag = ((node & 0xFFFFFFFF) // places) & 0xFFFF
+        new = load_u16(place) != tag and 0 <= node < limit
+        store_u16(place, tag)
+        store_i32(out + 4 * count, node)
+        count += new
+    return count

@@ -10,11 +10,11 @@ queries (n, dim)
 centres, signs, unit, step  of the quantizer, as encode.encode_queries takes them
 codes, factors, tails, scratch, levels
                             room for one query, as there
-beam, visited, candidates   room for a walk: (2 * ef + WIDTH + 1,) int64; int32, a power of two; (2 * WIDTH,) int32
+beam, visited, candidates   room for a walk: (2 * ef + WIDTH + 1,) int64; uint16, a power of two; (2 * WIDTH,) int32
 blocks, shift, dim, metric  the full rows, as rows.rescore_rows takes them
-k, ef, depth                the best `depth` allowed of `ef` candidates are rescored
+k, ef, depth, least         the best allowed of `ef` candidates are rescored: `least`, and up to `depth` as needed
 stop_at, stretch            when to end before the beam is exhausted: `k` and `stretch` of graph.walk
-best                        room for (k,) int64
+best                        room for k int64
 slots, scores (n, k), counts (n, 2)
                             what is found, best first, and how many; and how many codes were scored
 """
@@ -22,7 +22,7 @@ slots, scores (n, k), counts (n, 2)
 from __future__ import annotations
 
 import numpy as np
-from numba.core.types import float32, float64, int32, int64, uint8, void
+from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.encode import encode_query, scale_of
@@ -51,6 +51,7 @@ from vecstore.kernels.memory import (
     load_f32,
     load_i32,
     load_i64,
+    pack_key,
     prefetch,
     store_i64,
 )
@@ -58,6 +59,11 @@ from vecstore.kernels.pools import EMPTY, pool_bound, pool_offer
 from vecstore.kernels.rotate import dot_f64
 from vecstore.kernels.rows import COSINE, L2, query_scale_of, row_score
 from vecstore.kernels.scans import BINARY, INT4, INT8
+
+ROWS_AHEAD = 3
+"""Rows asked for before they are scored."""
+SURE = 2.5
+"""Deviations by which an estimate may be off."""
 
 
 @inlined
@@ -91,42 +97,83 @@ def score_at_zero(metric, tails, dot_query, top):
 
 
 @inlined
-def rescore_beam(slots, beam, ef, depth, allowed, blocks, shift, dim, metric, query, query_scale, best, k):
-    """The k best by exact score of the first `depth` allowed nodes of the beam, into the pool at address `best`."""
-    mask = (1 << shift) - 1
+def as_estimate(metric, score, unit):
+    """An exact score on the scale of the estimates, but for what they all lack. float64."""
+    if metric == COSINE:
+        return np.float64(score)
+    if metric == L2:
+        return -(np.float64(score) * unit) * (np.float64(score) * unit)
+    return np.float64(score) * unit * unit
+
+
+@inlined
+def collect(slots, beam, ef, depth, allowed, blocks, shift):
+    """The first `depth` allowed nodes of the beam to its front, as keys of their slots. Returns how many."""
     count = np.int64(0)
-    for i in range(ef):  # the allowed ones to the front
+    for i in range(ef):
         key = load_i64(beam + 8 * i)
         if key == EMPTY or count == depth:
             break
         slot = np.int64(load_i32(slots + 4 * key_node(key)))
-        if slot < 0 or not is_allowed(allowed, slot):
+        if slot < 0 or not is_allowed(allowed, slot) or blocks[slot >> shift] == 0:
             continue
-        block = blocks[slot >> shift]
-        if block == 0:
-            continue
-        prefetch(block + (slot & mask) * dim * 4, dim * 4)
-        if metric == COSINE:
-            prefetch(block + ((mask + 1) * dim + (slot & mask)) * 4, 1)
-        store_i64(beam + 8 * count, slot)
+        store_i64(beam + 8 * count, pack_key(key_score(key), slot))
         count += 1
+    return count
+
+
+@inlined
+def ask_for_row(key, blocks, shift, dim, metric):
+    """Prefetch the row of a key of `collect`."""
+    slot, mask = np.int64(key_slot(key)), (1 << shift) - 1
+    block = blocks[slot >> shift]
+    prefetch(block + (slot & mask) * dim * 4, dim * 4)
+    if metric == COSINE:
+        prefetch(block + ((mask + 1) * dim + (slot & mask)) * 4, 1)
+
+
+@inlined
+def rescore(beam, count, least, blocks, shift, dim, metric, unit, query, best, k):
+    """The k best by exact score of the `count` keys at address `beam`, into the pool at address `best`.
+
+    After the first `least`, only as many more as may still come among the k best: the estimates are in order, and how
+    far they are off is known from those before, by its mean and deviation. Returns how many were rescored.
+    """
+    query_scale = query_scale_of(metric, query, dim)
+    mask = (1 << shift) - 1
     for i in range(k):
         store_i64(best + 8 * i, EMPTY)
+    for i in range(min(np.int64(ROWS_AHEAD), count)):
+        ask_for_row(load_i64(beam + 8 * i), blocks, shift, dim, metric)
     lowest = np.float32(-np.inf)
     bound = pool_bound(best, k, lowest)
+    total, squares = np.float64(0), np.float64(0)
     for i in range(count):
-        slot = load_i64(beam + 8 * i)
+        key = load_i64(beam + 8 * i)
+        estimated = np.float64(key_score(key))
+        if i >= least:
+            mean = total / i
+            deviation = np.sqrt(max(squares / i - mean * mean, 0.0))
+            if estimated + mean + SURE * deviation < as_estimate(metric, bound, unit):
+                return i
+        if i + ROWS_AHEAD < count:
+            ask_for_row(load_i64(beam + 8 * (i + ROWS_AHEAD)), blocks, shift, dim, metric)
+        slot = np.int64(key_slot(key))
         block = blocks[slot >> shift]
         norm = block + ((mask + 1) * dim + (slot & mask)) * 4
         score = row_score(metric, block + (slot & mask) * dim * 4, norm, query, query_scale, dim)
+        off = as_estimate(metric, score, unit) - estimated
+        total += off
+        squares += off * off
         if score >= bound:
             bound = pool_offer(best, k, score, slot, lowest)
+    return count
 
 
 @inlined
 def search(
     kind, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
 ):  # fmt: skip
     beam_at, best_at = address_of(beam), address_of(best)
     top = load_f32(fields[TOP])
@@ -154,13 +201,11 @@ def search(
         zero = score_at_zero(metric, tails, dot_query, top)
         scored = walk(
             QUERY, kind, fields, coded, address_of(factors), beam_at, ef, stop_at, zero, stretch, address_of(visited),
-            visited.shape[0] - 1, address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
+            visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
         )  # fmt: skip
         scored += scan_tail(kind, fields, coded, address_of(factors), beam_at, ef, allowed)
-        query_scale = query_scale_of(metric, query, dim)
-        rescore_beam(
-            fields[SLOTS], beam_at, ef, depth, allowed, blocks, shift, dim, metric, query, query_scale, best_at, k
-        )
+        count = collect(fields[SLOTS], beam_at, ef, depth, allowed, blocks, shift)
+        rescore(beam_at, count, max(least, k), blocks, shift, dim, metric, unit, query, best_at, k)
         found = np.int64(0)
         for j in range(k):
             key = load_i64(best_at + 8 * j)
@@ -176,9 +221,9 @@ _SIGNATURE = void(
     const(int64[::1]), const(uint8[::1]), const(float32[:, ::1]),
     const(float32[:, ::1]), const(float32[:, ::1]), float64, float32,
     uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
-    int64[::1], int32[::1], int32[::1],
+    int64[::1], uint16[::1], int32[::1],
     const(int64[::1]), int64, int64, int64,
-    int64, int64, int64, int64, float32, int64[::1],
+    int64, int64, int64, int64, int64, float32, int64[::1],
     int32[:, ::1], float32[:, ::1], int64[:, ::1],
 )  # fmt: skip
 
@@ -186,46 +231,50 @@ _SIGNATURE = void(
 @kernel(_SIGNATURE)
 def search_int8(
     fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
 ):  # fmt: skip
     """Codes of a byte a dim."""
     search(
         INT8, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_int4(
     fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
 ):  # fmt: skip
     """Codes of half a byte a dim."""
     search(
         INT4, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_binary(
     fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
 ):  # fmt: skip
     """Codes of a bit a dim."""
     search(
         BINARY, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_float32(
     fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
 ):  # fmt: skip
     """The rows themselves."""
     search(
         FLOAT, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, stop_at, stretch, best, slots, scores, counts,
+        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
+        counts,
     )  # fmt: skip

@@ -23,7 +23,7 @@ import xxhash
 
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
 from vecstore.storage import pages
-from vecstore.storage.environment import Environment, disk_errors, sync_folder
+from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 
 INDEX_FILE: Final = "index.mdb"
@@ -106,6 +106,8 @@ class CheckpointFile:
             except (ValueError, KeyError, TypeError, struct.error) as error:
                 self._damaged = True
                 raise CorruptionError(f"{self.path}: {error}", path=str(self.path)) from error
+            except ReplacedError:  # by one that is being written
+                raise FileNotFoundError(self.path) from None
 
     def _load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]]) -> tuple[Header, Columns]:
         pages.verify(self.path)
@@ -115,6 +117,21 @@ class CheckpointFile:
                 return _load(txn, env, allocate)
         finally:
             env.close()
+
+    def copy(self, target: Path) -> bool:
+        """Copy the last checkpoint into a new file, not synced; whether there is one that could be copied."""
+        with self._using, contextlib.suppress(CorruptionError, FileNotFoundError, NotADatabaseError):
+            pages.verify(self.path)
+            env = Environment(self.path, databases=DATABASES, read_only=True)
+            try:
+                with env.reading() as txn:
+                    env.copy(target, txn)
+                    return True
+            except ReplacedError:  # by a sound one, or by nothing
+                target.unlink(missing_ok=True)
+            finally:
+                env.close()
+        return False
 
 
 def _delete(path: Path) -> None:

@@ -35,6 +35,12 @@ POINTS: Final = (
     "log.trim",  # before old records are deleted in a transaction
     "log.trimmed",
     "map.grown",
+    "compact.part",  # after each transaction that writes to data.mdb.new
+    "compact.written",  # data.mdb.new is complete and synced
+    "compact.next",  # it is called data.mdb.next
+    "compact.unlocked",  # the table of readers of the old data.mdb is gone
+    "compact.renamed",
+    "compact.synced",
 )
 """Every name that `reach` is called with, but for those of CHECKPOINT and INTERVAL."""
 

@@ -210,6 +210,9 @@ class ModelCollection(CollectionVerbs):
     def _wait_indexed(self, timeout: float | None) -> None:  # noqa: ARG002
         self._readable()
 
+    def _compact(self) -> None:
+        self._writable().lsn += 2
+
     def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
         self._readable()
 
