@@ -372,6 +372,46 @@ def test_a_torn_record_is_the_one_before_and_a_damaged_one_is_told_of_its_collec
             db.get_collection("docs")
 
 
+def test_a_checkpoint_of_writes_that_were_lost_is_not_believed(tmp_path, monkeypatch, small_graphs, rows):
+    vectors = rows(600, DIM)
+    with vecstore.open(tmp_path / "db", durability="interval", sync_interval=60) as db:
+        docs = db.create_collection("docs", DIM)
+        docs.insert(range(400), vectors[:400])
+        docs._store.env._syncer._step()
+        for n in range(400, 500, 10):
+            docs.upsert(range(n, n + 10), vectors[n : n + 10])
+        docs.wait_indexed(60)
+        docs._indexing._checkpoint()
+        path = crashed(tmp_path, docs, monkeypatch)
+        monkeypatch.undo()
+    (folder_of(path) / "index.mdb").write_bytes((folder_of(tmp_path / "db") / "index.mdb").read_bytes())
+    another_boot(monkeypatch)
+    with vecstore.open(path) as db:
+        docs = db.get_collection("docs")
+        assert len(docs) == 400
+        for n in range(500, 600, 10):  # as many writes as were lost
+            docs.upsert(range(n, n + 10), vectors[n : n + 10])
+        docs.wait_indexed(60)
+        there = [*range(400), *range(500, 600)]
+        assert [hits[0].id for hits in docs.search(vectors[there], 1)] == there
+        assert docs.check() == []
+
+
+def test_a_compaction_is_synced_and_its_record_is_that_of_the_new_file(tmp_path, opened, monkeypatch):
+    opened.insert(range(1000), np.ones((1000, DIM)))
+    opened._store.env._syncer._step()
+    opened.delete(range(500))
+    opened.insert(2000, vector(1))
+    opened.compact()
+    assert not synced(tmp_path / "db").exists()
+    opened.insert(2001, vector(2))
+    path = crashed(tmp_path, opened, monkeypatch)
+    with vecstore.open(path) as db:
+        docs = db.get_collection("docs")
+        assert [record.id for record in docs.scroll(limit=2000).records] == [*range(500, 1000), 2000]
+        assert docs.check() == []
+
+
 # -- the disk fails ----------------------------------------------------------------------------------------------
 
 

@@ -71,7 +71,8 @@ class Environment:
         self.read_only = read_only
         self.max_size = max_size
         self._pid = os.getpid()
-        # Without the condition around it a reader takes it quicker, twice in each search.
+        # Entered by itself: through the condition a reader would take it slower, twice in each search, and an
+        # interruption could leave it held.
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
         self._readers = 0
@@ -146,7 +147,7 @@ class Environment:
             if self._closed is None and self._retired is None:
                 action()
 
-        with self._gate:
+        with self._lock:
             self._readers -= 1
             self._gate.notify_all()
             try:
@@ -201,17 +202,24 @@ class Environment:
             )
 
     def _enter(self) -> None:
-        self.refuse_forked()
-        with self._lock:
-            while self._exclusive:
-                self._gate.wait()
-            if self._retired is not None:
-                raise self._retired()
-            if self._closed is not None:
-                raise self._closed()
-            if self.read_only and not self.still_there():
-                raise ReplacedError
-            self._readers += 1
+        entered = False
+        try:
+            self.refuse_forked()
+            with self._lock:
+                while self._exclusive:
+                    self._gate.wait()
+                if self._retired is not None:
+                    raise self._retired()
+                if self._closed is not None:
+                    raise self._closed()
+                if self.read_only and not self.still_there():
+                    raise ReplacedError
+                self._readers += 1
+                entered = True
+        except BaseException:
+            if entered:  # and interrupted on the way out
+                self._leave()
+            raise
 
     def _leave(self) -> None:
         with self._lock:
@@ -238,7 +246,7 @@ class Environment:
 
     def _alone(self, action: Callable[[], T]) -> T:
         """Run `action` while no reader is in the map."""
-        with self._gate:
+        with self._lock:
             while self._exclusive:
                 self._gate.wait()
             self._exclusive = True
@@ -255,10 +263,14 @@ class Environment:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The turn to write, one thread at a time."""
-        if self.read_only:
-            raise ReadOnlyError(f"{self.path.parent.name} was opened with read_only=True")
+        self.refuse_read_only()
         with self.turn:
             yield
+
+    def refuse_read_only(self) -> None:
+        """ReadOnlyError where nothing may be written."""
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path.parent.name} was opened with read_only=True")
 
     def write(self, work: Callable[[Any], T]) -> T:
         """Run `work(txn)` in a write transaction and commit it durably: all of it, or an error and none of it.
@@ -297,7 +309,10 @@ class Environment:
                 ) from error
             raise self.translate(error) from error
         finally:
-            self._leave()
+            with self._lock:  # as `_leave`, but an interruption can come between a call and its first line
+                self._readers -= 1
+                if not self._readers and self._exclusive:
+                    self._gate.notify_all()
 
     def settle(self) -> None:
         """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
@@ -386,7 +401,7 @@ class Environment:
     def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
         """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls
         raise `because()`."""
-        with self._gate:
+        with self._lock:
             self._retired = because
             if not self._readers:
                 self._shut(ClosedError)

@@ -245,7 +245,9 @@ class Store:
 
     def _commit(self, group: list[Pending]) -> None:
         """Run a group of works and commit them; a work that fails does so alone."""
-        with self.env.writing():
+        self.env.refuse_read_only()
+        # Not through `writing`, in whose code an interruption could leave the turn taken.
+        with self.env.turn:
             batches = [group]
             while batches:
                 batch = batches.pop()
