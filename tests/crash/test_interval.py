@@ -250,12 +250,7 @@ def test_whatever_pages_of_the_last_commits_arrived_the_last_sync_is_whole(tmp_p
     assert len(machine.losses) > 10
     lost = 0
     for n, (image, record, certain) in enumerate(machine.losses):
-        path = tmp_path / str(n)
-        vecstore.open(path).close()
-        folder_of(path).mkdir()
-        (folder_of(path) / "data.mdb").write_bytes(image)
-        if record is not None:
-            synced(path).write_bytes(record)
+        path = found(tmp_path / str(n), image, record)
         with vecstore.open(path, read_only=n % 2 == 0) as db:
             docs = db.get_collection("docs")
             assert docs.check() == []
@@ -271,15 +266,78 @@ def test_whatever_pages_of_the_last_commits_arrived_the_last_sync_is_whole(tmp_p
     assert lost
 
 
-def crashed(tmp_path, docs, monkeypatch):
-    """A copy of the database as of now, found by the next run of the machine."""
-    path = tmp_path / "found"
+@calls_seen
+def test_writers_and_the_thread_that_syncs_leave_a_whole_state_at_any_moment(tmp_path, monkeypatch, caplog):
+    """As above, with four writers that share commits; what is found is the result of all writes up to some lsn."""
+    caplog.set_level(logging.ERROR)
+    done = []
+    with vecstore.open(tmp_path / "db", durability="interval", sync_interval=0.003) as db:
+        docs = db.create_collection("docs", DIM, index=vecstore.Flat())
+        machine = Machine(tmp_path / "db", docs, 7, monkeypatch)
+        turn = threading.RLock()
+
+        def on_call(call):
+            with turn:
+                machine.on_call(call)
+
+        def record_synced(fd):
+            with turn:
+                machine.record_synced(fd)
+
+        def write(thread):
+            rng = np.random.default_rng(thread)
+            for _ in range(40):
+                ids = (rng.choice(500, rng.choice([1, 1, 20]), replace=False) * 4 + thread).tolist()
+                if rng.random() < 0.3:
+                    done.append((docs.delete(ids).lsn, ids, None))
+                else:
+                    vectors = rng.standard_normal((len(ids), DIM)).astype(np.float32)
+                    done.append((docs.upsert(ids, vectors).lsn, ids, vectors))
+
+        monkeypatch.setattr(interval, "sync_file", record_synced)
+        with storage_calls(on_call, record=False):
+            threads = [threading.Thread(target=write, args=(thread,)) for thread in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            docs._store.env._syncer._end_thread()
+        monkeypatch.undo()
+    another_boot(monkeypatch)
+    assert len(done) == 160
+    lsns = set()
+    for n, (image, record, _) in enumerate(machine.losses[:: max(1, len(machine.losses) // 20)]):
+        with vecstore.open(found(tmp_path / str(n), image, record)) as db:
+            docs = db.get_collection("docs")
+            assert docs.check() == []
+            lsn = docs.stats().lsn
+            lsns.add(lsn)
+            rows = {}
+            for number, ids, vectors in sorted(done, key=lambda write: write[0]):
+                for i, one in enumerate(ids if number <= lsn else ()):
+                    if vectors is None:
+                        rows.pop(one, None)
+                    else:
+                        rows[one] = vectors[i].tobytes()
+            assert stored(docs) == rows
+    assert len(lsns) > 3
+
+
+def found(path, image, record):
+    """A database whose collection "docs" consists of these bytes."""
     vecstore.open(path).close()
     folder_of(path).mkdir()
-    for name in ("data.mdb", "data.mdb-synced"):
-        (folder_of(path) / name).write_bytes((folder_of(tmp_path / "db") / name).read_bytes())
-    another_boot(monkeypatch)
+    (folder_of(path) / "data.mdb").write_bytes(image)
+    if record is not None:
+        synced(path).write_bytes(record)
     return path
+
+
+def crashed(tmp_path, docs, monkeypatch):
+    """A copy of the database as of now, found by the next run of the machine."""
+    image, record = ((folder_of(tmp_path / "db") / name).read_bytes() for name in ("data.mdb", "data.mdb-synced"))
+    another_boot(monkeypatch)
+    return found(tmp_path / "found", image, record)
 
 
 def test_after_the_machine_went_down_the_last_sync_is_what_there_is(tmp_path, opened, monkeypatch, caplog):
