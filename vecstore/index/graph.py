@@ -189,6 +189,10 @@ class Graph:
                 old, coder=coder, codes=codes, terms=terms, pairs=pairs, pilots=pilots, top=made.top, count=count
             )
 
+    def changing(self) -> contextlib.AbstractContextManager[Any]:
+        """Nodes come, go and are numbered anew only by this thread."""
+        return self._changing
+
     def renumber_slots(self, numbers: Slots) -> None:
         """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
         with self._changing:
