@@ -124,16 +124,39 @@ def stats(target: Target, collection: Name = None, as_json: AsJson = False) -> N
         console.print(table)
 
 
-@app.command(epilog="Examples: [cyan]vecstore check data/[/]   [cyan]vecstore check data/ docs[/]")
-def check(target: Target, collection: Name = None, as_json: AsJson = False) -> None:
+@app.command(
+    epilog="Examples: [cyan]vecstore check data/[/]   [cyan]vecstore check data/ docs[/]   "
+    "[cyan]vecstore check data/ --repair[/]"
+)
+def check(
+    target: Target,
+    collection: Name = None,
+    as_json: AsJson = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Take damaged rows out, and make anew what follows from the others."),
+    ] = False,
+) -> None:
     """Read and verify everything that is stored; exit code 1 if something is wrong."""
+    from rich.progress import Progress
+
     findings: dict[str, list[Any]] = {}
-    with _database(target) as db:
-        names = _names(db, collection)
-        with console.status("") as status:
-            for name in names:
-                status.update(f"Checking {name} ...")
-                findings[name] = db.get_collection(name).check()
+    with (
+        _database(target, write=repair) as db,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        if repair and not isinstance(db, vecstore.Database):
+            raise InvalidArgumentError("check --repair works on a folder, not on a server")
+        for name in _names(db, collection):
+            task = bar.add_task(f"Checking {name}", total=None)
+
+            def show(done: int, total: int, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total)
+
+            if isinstance(db, vecstore.Database) and repair:
+                findings[name] = db.repair_collection(name)
+            else:
+                findings[name] = db.get_collection(name).check(progress=show)
     if as_json:
         print(json.dumps({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()}, indent=2))  # noqa: T201
     else:
@@ -144,6 +167,18 @@ def check(target: Target, collection: Name = None, as_json: AsJson = False) -> N
                 console.print(f"  {one.part}: {one.message}{ids if one.ids else ''}", markup=False, highlight=False)
     if any(findings.values()):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: [cyan]vecstore compact data/[/]   [cyan]vecstore compact localhost:6333 docs[/]")
+def compact(target: Target, collection: Name = None) -> None:
+    """Shrink the files of a folder, or of a server's collections, to their rows; searches go on meanwhile."""
+    with _database(target, write=True) as db:
+        for name in _names(db, collection):
+            rows = db.get_collection(name)
+            before = rows.stats().file_bytes
+            with console.status(f"Compacting {name} ..."):
+                rows.compact()
+            console.print(f"{name}: {_size(before)} -> {_size(rows.stats().file_bytes)}", highlight=False)
 
 
 @app.command(epilog="Examples: [cyan]vecstore backup data/ /backups/monday[/]   [cyan]vecstore backup data/ b/ docs[/]")
@@ -199,14 +234,18 @@ def search(
 
 
 @contextlib.contextmanager
-def _database(target: str) -> Iterator[DatabaseVerbs]:
-    """A folder, opened so that a live writer is not in the way, or a connection to a server."""
+def _database(target: str, *, write: bool = False) -> Iterator[DatabaseVerbs]:
+    """A folder, opened so that a live writer is not in the way unless one has to `write`; or a connection."""
     host, colon, port = target.rpartition(":")
     db: DatabaseVerbs
     if colon and host and port.isdigit() and not Path(target).exists():
         db = vecstore.connect(target)
     else:
-        db = vecstore.open(target, read_only=True)
+        if write:
+            from vecstore.storage.folder import check_marker
+
+            check_marker(Path(target))  # it is not the command to create one
+        db = vecstore.open(target, read_only=not write)
     with db:
         yield db
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -190,7 +191,9 @@ class Collection(CollectionVerbs):
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
         state = view.state
         self._codes.follow(rows, state.lsn, state.count, view.table.live_slots, view.added_since)
-        return self._codes.search(rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling)
+        return self._codes.search(
+            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=state.lsn
+        )
 
     # -- indexing --------------------------------------------------------------------------------------------
 
@@ -267,10 +270,35 @@ class Collection(CollectionVerbs):
                 **figures,
             )
 
-    def check(self) -> list[Finding]:
-        """Read and verify everything that is stored; what is wrong, or an empty list."""
-        with self._view() as view:
-            return check_store(view)
+    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
+        findings = check_store(self._view, progress)
+        if not findings and self._indexing is not None:
+            findings = self._indexing.check()
+        return findings
+
+    def _compact(self) -> None:
+        self._refuse_closed()
+        if self._read_only:
+            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
+        self._store.compact(self._order, self._renumbering)
+        if self._indexing is not None:
+            self._indexing.compacted()
+
+    def _order(self, view: View) -> Slots:
+        if self._indexing is None:
+            return view.table.live_slots()
+        if not self._indexing.index.scans(view.state.count):
+            self._indexing.follow(view)
+        return self._indexing.order(view)
+
+    @contextlib.contextmanager
+    def _renumbering(self, slots: Slots, lsn: int, view: View) -> Iterator[None]:
+        derived = self._codes or self._index
+        if derived is None:
+            yield
+        else:
+            with derived.renumbering(slots, view.state.lsn, lsn):
+                yield
 
     @verb
     def backup(self, path: str | os.PathLike[str]) -> None:
@@ -304,7 +332,7 @@ class Collection(CollectionVerbs):
 
     def _current(self) -> bool:
         """Whether its file is still the collection's: a writer may have dropped it, and created another."""
-        return self._store.env.still_there()
+        return self._store.is_current()
 
     def _dropped(self) -> None:
         """There is nothing left to index, although the handle may stay: its calls say what happened."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -24,11 +25,12 @@ from vecstore.errors import (
 from vecstore.index import hnsw
 from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
+from vecstore.index.check import check_graph, check_sample
 from vecstore.index.flat import Rows
 from vecstore.index.hnsw import Change, HnswIndex
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.store import Store, View
-from vecstore.types import HNSW, CollectionInfo
+from vecstore.types import HNSW, CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
 
@@ -59,10 +61,12 @@ class Indexing:
         self.indexer = Indexer(info.name, self._step)
         self._store = store
         self._rows_of = rows_of
+        self._renewing = threading.Lock()
         self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
         self.checkpoint_lsn = 0
         self._kept_work = 0  # how far the index was when a checkpoint of it was last written, or tried
         self._due, self._not_before = False, 0.0
+        self._env = store.env
         self._failure: VecstoreError | None = None  # of the last checkpoint
         self._untold: VecstoreError | None = None
         self._load()
@@ -78,7 +82,19 @@ class Indexing:
 
     def follow(self, view: View) -> None:
         """Bring the index up to a view."""
+        if self._read_only and view.env is not self._env:
+            self._renew(view)
         self.index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
+
+    def order(self, view: View) -> Slots:
+        """The live slots of a view in the order of the graph's nodes, so that neighbours lie near each other."""
+        live, graph = view.table.live_slots(), self.index.graph
+        if graph is None or self.index.lsn < view.state.lsn:
+            return live
+        arrays = graph.arrays
+        nodes = arrays.slots[: arrays.count].astype(np.int64)
+        known = nodes[np.isin(nodes, live)]
+        return np.concatenate([known, np.setdiff1d(live, known)])
 
     def _step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
@@ -165,6 +181,27 @@ class Indexing:
             with self._view() as view:
                 replaced = index.replace(graph, lsn, self._rows_of(view), view.state.lsn, *_changes(view))
         self.indexer.wake()
+
+    def check(self) -> list[Finding]:
+        """What does not fit together in the graph, if it is there."""
+        if self.index.graph is None:
+            return []
+        with self._view() as view:
+            if view.state.lsn > self.index.lsn:
+                self.follow(view)
+            graph = self.index.graph
+            if graph is None or self.index.lsn != view.state.lsn:
+                problems = []
+            else:
+                live = view.table.live_slots()
+                view.verify()
+                problems = check_sample(self.index, self._rows_of(view), live, view.table.live, view.state.lsn)
+            findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
+        if graph is not None:
+            problems = list(check_graph(graph))
+            with self._view() as view:
+                findings += [Finding("index", text, _ids(view, slots)) for text, slots in problems]
+        return findings
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -256,6 +293,24 @@ class Indexing:
             if reason and view.state.count >= hnsw.LINK_FROM:
                 log.warning("%s of %s %s: the index is made anew from the rows", INDEX_FILE, self.name, reason)
 
+    def _renew(self, view: View) -> None:
+        """In a process that reads: after a compaction, go on with the writer's checkpoint of it, if there is one."""
+        with self._renewing:
+            if view.env is self._env:
+                return
+            self._env = view.env
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                header, columns = self._store.checkpoint.load(aligned)
+                if not self._unfit(view, header):
+                    self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
+                    self.checkpoint_lsn = header["lsn"]
+
+    def compacted(self) -> None:
+        """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""
+        if self.index.graph is not None:
+            self._try_checkpoint()
+        self.indexer.wake()
+
     def _restore(self, view: View, header: dict[str, Any], columns: dict[str, Any]) -> str:
         """Make a checkpoint the index; the reason if it cannot be."""
         try:
@@ -282,6 +337,11 @@ class Indexing:
             f"is of rows that were written otherwise (write {lsn})": write_id != header["write_id"],
         }
         return next((reason for reason, is_so in wrong.items() if is_so), "")
+
+
+def _ids(view: View, slots: Slots) -> tuple[Id, ...]:
+    slots = slots[slots < view.state.slots]
+    return tuple(view.rows_of(slots[view.table.alive_all(slots)].tolist())[0])
 
 
 def _changes(view: View) -> tuple[Callable[[], Slots], Callable[[int], Change | None], Callable[[Slots], Slots]]:

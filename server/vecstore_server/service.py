@@ -159,6 +159,11 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
         return pb.RebuildResponse()
 
     @answered
+    def Compact(self, request: pb.CompactRequest) -> pb.CompactResponse:  # noqa: N802
+        self._db.get_collection(request.collection).compact()
+        return pb.CompactResponse()
+
+    @answered
     def Stats(self, request: pb.StatsRequest) -> pb.StatsResponse:  # noqa: N802
         collection = self._db.get_collection(request.collection)
         return wire.write_stats(collection.stats(), collection.info)

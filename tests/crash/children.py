@@ -132,6 +132,8 @@ class Child:
 
     def keep(self, turn):
         """A turn of whatever else is done to a collection while it is in use."""
+        if turn % 2:
+            self.docs.compact()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,18 @@
-"""durability="interval": what a killed process, a machine that goes down, and a disk that fails leave behind."""
+"""durability="interval": what a killed process and a disk that fails leave behind, and what is refused."""
 
 import errno
-import logging
 import threading
 
 import numpy as np
 import pytest
 
 import vecstore
-from vecstore import CorruptionError, DatabaseLockedError, StorageError
+from tests.crash.machine import DIM, PAGE, another_boot, crashed, folder_of, synced, vector
+from vecstore import StorageError
 from vecstore.storage import environment, interval
-from vecstore.storage.lock import WriterLock
 from vecstore.testing.faults import Fail, storage_calls, unavailable
 
-DIM = 16
-PAGE = 4096
-
 calls_seen = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
-
-
-def folder_of(path):
-    return path / "collections" / "docs"
-
-
-def synced(path):
-    return folder_of(path) / "data.mdb-synced"
 
 
 @pytest.fixture
@@ -32,14 +20,6 @@ def opened(tmp_path):
     """A collection that is synced only when the test says so."""
     with vecstore.open(tmp_path / "db", durability="interval", sync_interval=60) as db:
         yield db.create_collection("docs", DIM, index=vecstore.Flat())
-
-
-def vector(n):
-    return np.random.default_rng(n).standard_normal(DIM).astype(np.float32)
-
-
-def another_boot(monkeypatch, name="another"):
-    monkeypatch.setattr(interval, "boot_id", lambda: name)
 
 
 # -- the process ends --------------------------------------------------------------------------------------------
@@ -125,251 +105,6 @@ def test_growth_brings_a_sync_forward(opened, monkeypatch):
             break
         waited.wait(0.01)
     assert syncer._last.number > before
-
-
-# -- the machine goes down ---------------------------------------------------------------------------------------
-
-
-class Disk:
-    """What a disk may hold of one file: `durable` from the last sync, and each version of a page written since."""
-
-    def __init__(self, path):
-        self.path = str(path)
-        self.durable = bytearray(path.read_bytes())
-        self.since = {}
-        self.in_sync = None
-
-    def write(self, offset, data):
-        for at in range(offset - offset % PAGE, offset + len(data), PAGE):
-            versions = self.since.setdefault(at, [])
-            page = bytearray(versions[-1] if versions else bytes(self.durable[at : at + PAGE]).ljust(PAGE, b"\0"))
-            first, last = max(at, offset), min(at + PAGE, offset + len(data))
-            page[first - at : last - at] = data[first - offset : last - offset]
-            versions.append(bytes(page))
-
-    def sync(self):
-        """Everything is durable that was written before; the caller is alone."""
-        for at, versions in self.since.items():
-            self.durable.extend(bytes(max(0, at + PAGE - len(self.durable))))
-            self.durable[at : at + PAGE] = versions[-1]
-        self.since.clear()
-
-    def image(self, rng, share):
-        """What is found when the power fails now: of each page written since the sync one of its versions or none,
-        now and then torn at a sector."""
-        image = bytearray(self.durable)
-        for at, versions in self.since.items():
-            if rng.random() >= share:
-                continue
-            image.extend(bytes(max(0, at + PAGE - len(image))))
-            page = versions[rng.integers(len(versions))]
-            size = PAGE if at < 2 * PAGE or rng.random() < 0.8 else 512 * int(rng.integers(1, 8))
-            image[at : at + size] = page[:size]
-        return bytes(image)
-
-
-class Machine:
-    """Runs writes and syncs while its disk is watched, and keeps what would be found after power losses."""
-
-    def __init__(self, path, docs, seed, monkeypatch):
-        self.rng = np.random.default_rng(seed)
-        self.path, self.docs = path, docs
-        self.disk = Disk(folder_of(path) / "data.mdb")
-        self.rows, self.history = {}, {0: {}}
-        self.certain = 0  # the lsn of the last sync that was recorded
-        self.record = None  # what of it is surely on the disk
-        self.losses = []
-        monkeypatch.setattr(interval, "sync_file", self.record_synced)
-
-    def on_call(self, call):
-        if call.path != self.disk.path:
-            return
-        self.lose_power(0.04)
-        if call.kind == "write":
-            self.disk.write(call.offset, call.data)
-        elif call.kind == "sync":
-            self.disk.sync()
-
-    def record_synced(self, fd):
-        self.lose_power(0.5)
-        self.record = self.record_now()
-        self.lose_power(0.5)
-
-    def record_now(self):
-        return synced(self.path).read_bytes() if synced(self.path).exists() else None
-
-    def lose_power(self, chance):
-        if self.rng.random() < chance and len(self.losses) < 60:
-            record = self.record if self.record is not None and self.rng.random() < 0.5 else self.record_now()
-            share = self.rng.choice([0, 0.3, 0.9, 1])
-            self.losses.append((self.disk.image(self.rng, share), record, self.certain))
-
-    def run(self, steps):
-        syncer = self.docs._store.env._syncer
-        for _ in range(steps):
-            kind = self.rng.integers(12)
-            if kind < 8:
-                ids = self.rng.choice(4000, self.rng.choice([1, 1, 5, 300]), replace=False).tolist()
-                vectors = self.rng.standard_normal((len(ids), DIM)).astype(np.float32)
-                lsn = self.docs.upsert(ids, vectors).lsn
-                self.rows.update(zip(ids, map(bytes, vectors), strict=True))
-            elif kind < 10:
-                ids = self.rng.choice(4000, 200, replace=False).tolist()
-                lsn = self.docs.delete(ids).lsn
-                for one in ids:
-                    self.rows.pop(one, None)
-            elif kind == 10:
-                lsn = self.docs.stats().lsn
-                syncer._step()
-                self.certain = lsn
-            else:
-                lsn = self.docs.stats().lsn
-                with self.docs._store.env.writing():
-                    self.docs._store.env.settle()
-                self.certain = lsn
-            self.history[lsn] = dict(self.rows)
-
-
-def stored(docs):
-    page = docs.scroll(limit=10_000, with_vectors=True)
-    return {record.id: record.vector.tobytes() for record in page.records}
-
-
-@calls_seen
-@pytest.mark.parametrize("seed", range(4))
-def test_whatever_pages_of_the_last_commits_arrived_the_last_sync_is_whole(tmp_path, monkeypatch, caplog, seed):
-    caplog.set_level(logging.ERROR)
-    monkeypatch.setattr(environment, "FIRST_MAP_SIZE", 2**19)
-    with vecstore.open(tmp_path / "db", durability="interval", sync_interval=60) as db:
-        docs = db.create_collection("docs", DIM, index=vecstore.Flat())
-        machine = Machine(tmp_path / "db", docs, seed, monkeypatch)
-        with storage_calls(machine.on_call, record=False):
-            machine.run(60)
-        monkeypatch.undo()
-    another_boot(monkeypatch)
-    assert len(machine.losses) > 10
-    lost = 0
-    for n, (image, record, certain) in enumerate(machine.losses):
-        path = tmp_path / str(n)
-        vecstore.open(path).close()
-        folder_of(path).mkdir()
-        (folder_of(path) / "data.mdb").write_bytes(image)
-        if record is not None:
-            synced(path).write_bytes(record)
-        with vecstore.open(path, read_only=n % 2 == 0) as db:
-            docs = db.get_collection("docs")
-            assert docs.check() == []
-            lsn = docs.stats().lsn
-            assert lsn >= certain
-            assert stored(docs) == machine.history[lsn]
-            lost += lsn < max(machine.history)
-        with vecstore.open(path) as db:  # and goes on from there
-            docs = db.get_collection("docs")
-            for first in range(0, 600, 100):
-                docs.upsert(range(first, first + 100), np.ones((100, DIM)))
-            assert docs.check() == []
-    assert lost
-
-
-def crashed(tmp_path, docs, monkeypatch):
-    """A copy of the database as of now, found by the next run of the machine."""
-    path = tmp_path / "found"
-    vecstore.open(path).close()
-    folder_of(path).mkdir()
-    for name in ("data.mdb", "data.mdb-synced"):
-        (folder_of(path) / name).write_bytes((folder_of(tmp_path / "db") / name).read_bytes())
-    another_boot(monkeypatch)
-    return path
-
-
-def test_after_the_machine_went_down_the_last_sync_is_what_there_is(tmp_path, opened, monkeypatch, caplog):
-    for n in range(10):
-        opened.insert(n, vector(n))
-        if n == 5:
-            opened._store.env._syncer._step()
-    path = crashed(tmp_path, opened, monkeypatch)
-    with vecstore.open(path) as db:
-        assert "it is at its last sync again" in caplog.text
-        docs = db.get_collection("docs")
-        assert [record.id for record in docs.scroll().records] == [0, 1, 2, 3, 4, 5]
-        assert docs.check() == []
-    assert not synced(path).exists()
-
-
-def test_a_reader_that_comes_first_finds_the_last_sync_too_but_waits_for_a_writer(tmp_path, opened, monkeypatch):
-    opened.insert(1, vector(1))
-    opened._store.env._syncer._step()
-    opened.insert(2, vector(2))
-    path = crashed(tmp_path, opened, monkeypatch)
-    monkeypatch.setattr("vecstore.database.RECOVERY_SECONDS", 0.05)
-    lock = WriterLock(path / "LOCK")
-    with vecstore.open(path, read_only=True) as db:
-        with pytest.raises(DatabaseLockedError):
-            db.get_collection("docs")
-        lock.release()
-        assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
-    assert not synced(path).exists()
-
-
-def test_recovery_that_is_cut_short_is_done_again(tmp_path, opened, monkeypatch):
-    opened.insert(1, vector(1))
-    opened._store.env._syncer._step()
-    opened.insert(2, vector(2))
-    opened.insert(3, vector(3))
-    path = crashed(tmp_path, opened, monkeypatch)
-    data = folder_of(path) / "data.mdb"
-
-    class PowerFailedError(Exception):
-        pass
-
-    def fail(name):
-        raise PowerFailedError
-
-    whole = data.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(interval, "reach", fail)
-        with pytest.raises(PowerFailedError):
-            interval.recover(data)
-    half = data.read_bytes()
-    for first, second in ((half, whole), (whole, half)):  # either of the two meta pages has arrived
-        data.write_bytes(first[:PAGE] + second[PAGE : 2 * PAGE] + whole[2 * PAGE :])
-        assert interval.is_behind(data)
-    with vecstore.open(path) as db:
-        assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
-
-
-def test_an_older_file_that_was_put_back_beside_a_record_is_taken_as_it_is(tmp_path, opened, monkeypatch, caplog):
-    opened.insert(1, vector(1))
-    opened._store.env.settle()
-    older = (folder_of(tmp_path / "db") / "data.mdb").read_bytes()
-    for n in range(2, 6):
-        opened.insert(n, vector(n))
-    opened._store.env._syncer._step()
-    path = crashed(tmp_path, opened, monkeypatch)
-    (folder_of(path) / "data.mdb").write_bytes(older)
-    with vecstore.open(path) as db:
-        assert "older than its record of syncs" in caplog.text
-        assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
-
-
-def test_a_torn_record_is_the_one_before_and_a_damaged_one_is_told_of_its_collection_alone(
-    tmp_path, opened, monkeypatch
-):
-    opened.insert(1, vector(1))
-    opened._store.env._syncer._step()
-    opened.insert(2, vector(2))
-    opened._store.env._syncer._step()
-    path = crashed(tmp_path, opened, monkeypatch)
-    data, whole = folder_of(path) / "data.mdb", synced(path).read_bytes()
-    last = interval.read_record(data)
-    at = (last.number & 1) * PAGE
-    synced(path).write_bytes(whole[:at] + whole[at : at + 50] + bytes(200) + whole[at + 250 :])
-    assert interval.read_record(data).number == last.number - 1
-    synced(path).write_bytes(bytes(len(whole)))
-    with vecstore.open(path) as db:
-        db.create_collection("other", DIM)
-        with pytest.raises(CorruptionError, match=r"data\.mdb-synced is damaged"):
-            db.get_collection("docs")
 
 
 # -- the disk fails ----------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Who leads, whose work runs when, and what happens to the others when a leader fails or is interrupted."""
 
-import dis
 import signal
 import sys
 import threading
@@ -8,6 +7,7 @@ import time
 
 import pytest
 
+from tests.interrupts import Interrupted, interrupt_at
 from vecstore import StorageError
 from vecstore.storage import group
 from vecstore.storage.group import WriteQueue, again
@@ -144,34 +144,6 @@ def test_leaders_wait_a_moment_for_those_that_wrote_just_now(queue, commits, mon
 # -- interruptions -----------------------------------------------------------------------------------------------
 
 
-class Interrupted(KeyboardInterrupt):
-    """An interruption of this test."""
-
-
-# Behind these, and nowhere else, Python looks whether a signal has come.
-LOOKS = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
-
-
-def interrupt_at(n):
-    """A trace function that interrupts its thread at the `n`-th point in group.py where a signal could."""
-    left, looks = [n], False
-
-    def trace(frame, event, argument):
-        nonlocal looks
-        if frame.f_code.co_filename != group.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            looked, looks = looks, dis.opname[frame.f_code.co_code[frame.f_lasti]] in LOOKS
-            if looked:
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Interrupted
-        return trace
-
-    return trace, left
-
-
 def leads_and_is_interrupted(n):
     """A leader that is interrupted at the n-th point, with writers that come before and during its commit."""
     commits = Commits()
@@ -179,7 +151,7 @@ def leads_and_is_interrupted(n):
     _, before = queued_behind(queue, commits, ["leader", *"abc"])
     leader, before = before[0], before[1:]
     # The interrupted one is a thread of its own that leads a group from its first instruction to its last.
-    trace, left = interrupt_at(n)
+    trace, left = interrupt_at(n, group.__file__)
     commits.gate.set()
     for writer in [leader, *before]:
         writer.end()

@@ -6,9 +6,10 @@ was used again may hold the code of a newer row than an older view sees there; i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,12 +43,14 @@ OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0}
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """A quantizer and the codes it made; `rows` is how many there were when it was fitted."""
+    """A quantizer and the codes it made; `rows` is how many there were when it was fitted. Slots are numbered as from
+    the write `since` on."""
 
     quantizer: Quantizer
     rows: int
     codes: npt.NDArray[np.uint8]
     terms: Floats
+    since: int = 0
 
 
 class CodeScan:
@@ -83,15 +86,30 @@ class CodeScan:
             if fitted is not None and added is not None:
                 self._fitted = _encoded(_grown(fitted, rows.slots), rows, added)
             if fitted is None or added is None or count > fitted.rows * REFIT:
-                self._fitted = self._fit(rows, live())
+                # Where it is not known what has changed, it may be that all slots have.
+                since = lsn if fitted is None or added is None else fitted.since
+                self._fitted = self._fit(rows, live(), since)
             self._lsn = lsn
 
-    def _fit(self, rows: Rows, slots: Slots) -> _Fitted | None:
+    @contextlib.contextmanager
+    def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
+        """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
+        write `lsn`."""
+        with self._following:
+            yield
+            fitted = self._fitted
+            if self._lsn != before:
+                return  # `follow` will find that it cannot know what has changed
+            if fitted is not None:
+                self._fitted = _Fitted(fitted.quantizer, fitted.rows, fitted.codes[slots], fitted.terms[slots], lsn)
+            self._lsn = lsn
+
+    def _fit(self, rows: Rows, slots: Slots, since: int) -> _Fitted | None:
         if len(slots) < MIN_ROWS:
             return None
         sample, _ = gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
         quantizer = KINDS[self.kind].fit(sample, rows.metric, SEED)
-        fitted = _Fitted(quantizer, len(slots), *quantizer.new_codes(0))
+        fitted = _Fitted(quantizer, len(slots), *quantizer.new_codes(0), since)
         return _encoded(_grown(fitted, rows.slots), rows, slots)
 
     def search(
@@ -103,10 +121,14 @@ class CodeScan:
         threshold: float | None = None,
         oversampling: float | None = None,
         threads: int | None = None,
+        lsn: int | None = None,
     ) -> Found:
-        """As `flat.search`, among the best `k * oversampling` candidates by their codes; exact while rows are few."""
+        """As `flat.search`, among the best `k * oversampling` candidates by their codes; exact while rows are few.
+
+        `lsn` is the write that the caller sees, if others may have gone on.
+        """
         fitted = self._fitted
-        if fitted is None or len(fitted.codes) < rows.slots:
+        if fitted is None or len(fitted.codes) < rows.slots or (lsn is not None and lsn < fitted.since):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         depth = min(math.ceil(k * (oversampling or OVERSAMPLING[self.kind])), max(1, rows.slots))
         asked = fitted.quantizer.encode_queries(queries)
@@ -130,7 +152,7 @@ def _grown(fitted: _Fitted, slots: int) -> _Fitted:
         return fitted
     codes, terms = fitted.quantizer.new_codes(slots + slots // 4 if have else slots)
     codes[:have], terms[:have] = fitted.codes, fitted.terms
-    return _Fitted(fitted.quantizer, fitted.rows, codes, terms)
+    return _Fitted(fitted.quantizer, fitted.rows, codes, terms, fitted.since)
 
 
 def _encoded(fitted: _Fitted, rows: Rows, slots: Slots) -> _Fitted:

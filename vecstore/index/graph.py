@@ -191,6 +191,21 @@ class Graph:
                 old, coder=coder, codes=codes, terms=terms, pairs=pairs, pilots=pilots, top=made.top, count=count
             )
 
+    def changing(self) -> contextlib.AbstractContextManager[Any]:
+        """Nodes come, go and are numbered anew only by this thread."""
+        return self._changing
+
+    def renumber_slots(self, numbers: Slots) -> None:
+        """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
+        with self._changing:
+            old = self.arrays
+            slots = aligned((len(old.codes),), np.int32, -1)
+            nodes = np.flatnonzero(old.slots[: old.count] >= 0)
+            slots[nodes] = numbers[old.slots[nodes]]
+            self._nodes = np.full(int(slots.max(initial=-1)) + 1, -1, np.int32)
+            self._nodes[slots[nodes]] = nodes
+            self.arrays = _with(old, slots=slots)
+
     # -- links -----------------------------------------------------------------------------------------------
 
     def link(self, threads: int) -> int:

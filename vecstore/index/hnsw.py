@@ -205,6 +205,28 @@ class HnswIndex:
             self.work += len(live)
             return True
 
+    @contextlib.contextmanager
+    def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
+        """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
+        write `lsn`. Searches of either may run: those of earlier ones scan the rows that they see."""
+        graph = self.graph
+        # Both before the block: searches that have seen its end wait for the new numbers.
+        with self._following, contextlib.nullcontext() if graph is None else graph.changing():
+            yield
+            if self._lsn != before:
+                return  # `follow` will find that it cannot know what has changed
+            self._removals, self._removed_at = (lsn, ()), lsn
+            if self.graph is not None:
+                self.graph.renumber_slots(inverse(slots))
+                self.work += self.graph.arrays.count
+            self._version += 1
+            known = slots < len(self._ids)
+            ids = np.full(len(slots), -1, np.int64)
+            ids[known] = self._ids[slots[known]]
+            self._ids, self._ids_lsn = ids, lsn if self._ids_lsn == before else -1
+            self._version += 1
+            self._lsn = lsn
+
     # -- linking ---------------------------------------------------------------------------------------------
 
     @property
@@ -329,6 +351,17 @@ class HnswIndex:
             self._ids, self._ids_lsn = ids, lsn
         self._removals, self._removed_at = (lsn, ()), lsn
         self.graph, self._lsn = graph, lsn
+
+    def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
+        """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
+        with self._following:
+            if lsn > self._lsn:
+                self._version += 1
+                self._ids_lsn = -1
+                try:
+                    self.restore(lsn, facts, parts, slots)
+                finally:
+                    self._version += 1
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -470,6 +503,13 @@ class HnswIndex:
         if self.graph is not None:
             return self.graph.figures()
         return dict(NO_FIGURES)
+
+
+def inverse(slots: Slots) -> Slots:
+    """Where each slot stands in `slots`, -1 for those that do not."""
+    numbers = np.full(int(slots.max(initial=-1)) + 1, -1, np.int64)
+    numbers[slots] = np.arange(len(slots))
+    return numbers
 
 
 def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:

@@ -10,11 +10,16 @@ import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from vecstore.errors import AlreadyExistsError, CollectionNotFoundError
 from vecstore.storage import folder
+from vecstore.storage.checkpoint import INDEX_FILE
+from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import disk_errors, sync, sync_folder
-from vecstore.storage.store import DATA_FILE, Store
+from vecstore.storage.store import Store
+
+UNFINISHED: Final = "UNFINISHED"
 
 
 def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
@@ -29,10 +34,13 @@ def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.parent / f".{target.name}-{secrets.token_hex(4)}"
         try:
-            (unfinished / folder.COLLECTIONS).mkdir(parents=True)
+            unfinished.mkdir()
+            (unfinished / UNFINISHED).touch()  # so that no one takes it for an empty folder
+            (unfinished / folder.COLLECTIONS).mkdir()
             for name, store in stores:
                 _copy(store, unfinished / folder.COLLECTIONS / name)
             sync_folder(unfinished / folder.COLLECTIONS)
+            (unfinished / UNFINISHED).unlink()
             folder.lay_out(unfinished)
             _refuse_full(target)
             unfinished.rename(target)
@@ -44,6 +52,9 @@ def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
 
 def _copy(store: Store, place: Path) -> None:
     place.mkdir()
+    # First the index: of what it does not know yet the rows tell, but not the other way round.
+    if store.checkpoint.copy(place / INDEX_FILE):
+        sync(place / INDEX_FILE)
     try:
         with store.view() as view:
             view.env.copy(place / DATA_FILE, view.txn)

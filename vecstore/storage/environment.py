@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -31,6 +32,7 @@ from vecstore.errors import (
     VecstoreError,
 )
 from vecstore.storage.failpoints import reach
+from vecstore.storage.lock import not_replaced
 
 if TYPE_CHECKING:
     from vecstore.storage.interval import Syncer
@@ -39,6 +41,7 @@ GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
 MAX_READERS: Final = 1024
+LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,9 +49,14 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 
+class ReplacedError(Exception):
+    """The path leads to another file than the one that was opened: that of a compaction, or none."""
+
+
 class Environment:
     """An open LMDB file of some named databases. `max_size` bounds it in bytes; without one only the disk does. With
-    `sync_interval` commits are synced every so many seconds, else each before it returns."""
+    `sync_interval` commits are synced every so many seconds, else each before it returns. A file that takes the place
+    of another takes over its `turn` to write."""
 
     def __init__(
         self,
@@ -59,12 +67,14 @@ class Environment:
         max_size: int | None = None,
         create: bool = False,
         sync_interval: float | None = None,
+        turn: threading.RLock | None = None,
     ) -> None:
         self.path = path
         self.read_only = read_only
         self.max_size = max_size
         self._pid = os.getpid()
-        # Without the condition around it a reader takes it quicker, twice in each search.
+        # Entered by itself: through the condition a reader would take it slower, twice in each search, and an
+        # interruption could leave it held.
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
         self._readers = 0
@@ -72,17 +82,20 @@ class Environment:
         self.on_remap: Callable[[], None] = lambda: None
         self._exclusive = False
         self._closed: Callable[[], VecstoreError] | None = None
-        self._writing = threading.RLock()
+        self._retired: Callable[[], Exception] | None = None
+        self.turn = turn or threading.RLock()
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
         self._databases = databases
         self._dbs: dict[str, Any] = {}
-        self._sync_interval = sync_interval
+        self._look_for_dead_at = 0.0
+        self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
         try:
-            self._open(create)
-            self.inode = path.stat().st_ino
+            with not_replaced(path.parent):
+                self._open(create)
+                self.inode = path.stat().st_ino
         except lmdb.NotFoundError:
             self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
@@ -101,17 +114,14 @@ class Environment:
             mode=0o644,
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
-            sync=self._sync_interval is None,
+            sync=self.sync_interval is None,
             # A scan reads the file in order; an index that reads single rows will want this off.
             readahead=True,
         )
         self._env.reader_check()
         for name in self._databases:
             self._dbs[name] = self._env.open_db(name.encode(), create=create)
-        if self._sync_interval is not None:
-            from vecstore.storage.interval import Syncer
-
-            self._syncer = Syncer(self._env, self.path, self._sync_interval, self._writing)
+        self.resume_syncing()
 
     def db(self, name: str) -> Any:
         """The handle of one of its databases."""
@@ -120,7 +130,8 @@ class Environment:
     # -- readers ---------------------------------------------------------------------------------------------
 
     def reading(self) -> Reading:
-        """A read transaction; what it returns are memoryviews into the map, gone with it."""
+        """A read transaction; what it returns are memoryviews into the map, gone with it. ReplacedError if the path
+        leads to another file by now."""
         return Reading(self)
 
     def _begin(self, *, write: bool = False) -> Any:
@@ -136,16 +147,18 @@ class Environment:
         """Run `action` for a reader that has found no way in, once no other is in the map."""
 
         def unless_closed() -> None:
-            if self._closed is None:
+            if self._closed is None and self._retired is None:
                 action()
 
-        with self._gate:
+        with self._lock:
             self._readers -= 1
             self._gate.notify_all()
             try:
                 self._alone(unless_closed)
             finally:
                 self._readers += 1
+            if self._retired is not None:
+                raise self._retired()
             if self._closed is not None:
                 raise self._closed()
 
@@ -192,21 +205,38 @@ class Environment:
             )
 
     def _enter(self) -> None:
-        self.refuse_forked()
-        with self._lock:
-            while self._exclusive:
-                self._gate.wait()
-            if self._closed is not None:
-                raise self._closed()
-            if self.read_only and not self.still_there():
-                raise self.dropped()
-            self._readers += 1
+        entered = False
+        try:
+            self.refuse_forked()
+            with self._lock:
+                while self._exclusive:
+                    self._gate.wait()
+                if self._retired is not None:
+                    raise self._retired()
+                if self._closed is not None:
+                    raise self._closed()
+                if self.read_only and not self.still_there():
+                    raise ReplacedError
+                self._readers += 1
+                entered = True
+        except BaseException:
+            if entered:  # and interrupted on the way out
+                self._leave()
+            raise
 
     def _leave(self) -> None:
         with self._lock:
             self._readers -= 1
-            if not self._readers and self._exclusive:
-                self._gate.notify_all()
+            if not self._readers:
+                if self._retired is not None:
+                    self._shut(ClosedError)
+                if self._exclusive:
+                    self._gate.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed is not None
 
     def still_there(self) -> bool:
         """Whether the path leads to the file that was opened."""
@@ -219,7 +249,7 @@ class Environment:
 
     def _alone(self, action: Callable[[], T]) -> T:
         """Run `action` while no reader is in the map."""
-        with self._gate:
+        with self._lock:
             while self._exclusive:
                 self._gate.wait()
             self._exclusive = True
@@ -236,10 +266,14 @@ class Environment:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The turn to write, one thread at a time."""
+        self.refuse_read_only()
+        with self.turn:
+            yield
+
+    def refuse_read_only(self) -> None:
+        """ReadOnlyError where nothing may be written."""
         if self.read_only:
             raise ReadOnlyError(f"{self.path.parent.name} was opened with read_only=True")
-        with self._writing:
-            yield
 
     def write(self, work: Callable[[Any], T]) -> T:
         """Run `work(txn)` in a write transaction and commit it durably: all of it, or an error and none of it.
@@ -260,6 +294,7 @@ class Environment:
         try:
             if self._syncer is not None:
                 self._syncer.before_commit()
+            self._forget_dead_readers()
             with self._begin(write=True) as txn:
                 result = work(txn)
                 reach("commit.before")
@@ -278,7 +313,17 @@ class Environment:
                 ) from error
             raise self.translate(error) from error
         finally:
-            self._leave()
+            with self._lock:  # as `_leave`, but an interruption can come between a call and its first line
+                self._readers -= 1
+                if not self._readers and self._exclusive:
+                    self._gate.notify_all()
+
+    def _forget_dead_readers(self) -> None:
+        """A process that died in a search would keep the pages it saw from being used again."""
+        now = time.monotonic()
+        if now >= self._look_for_dead_at:
+            self._look_for_dead_at = now + LOOK_FOR_DEAD_SECONDS
+            self._env.reader_check()
 
     def settle(self) -> None:
         """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""
@@ -341,19 +386,41 @@ class Environment:
         if os.getpid() != self._pid:
             return  # the parent's file: closing it here would release the parent's locks
 
-        def shut() -> None:
-            if self._closed is None:
-                self._closed = because
-                self._env.close()
-
-        with self._writing:
+        with self.turn:
             try:
-                if self._syncer is not None and self._closed is None:
-                    self._syncer.close()
+                if self._closed is None:
+                    self.pause_syncing()
+            finally:
+                self._alone(lambda: self._shut(because))
+
+    def resume_syncing(self) -> None:
+        """Begin to sync at an interval, if that is wanted."""
+        if self.sync_interval is not None:
+            from vecstore.storage.interval import Syncer
+
+            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn)
+
+    def pause_syncing(self) -> None:
+        """Have every commit on the disk, and no record of syncs: until `resume_syncing` there is no commit."""
+        syncer, self._syncer = self._syncer, None
+        if syncer is not None:
+            try:
+                syncer.close()
             except lmdb.Error as error:
                 raise self.translate(error) from error
-            finally:
-                self._alone(shut)
+
+    def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
+        """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls
+        raise `because()`."""
+        with self._lock:
+            self._retired = because
+            if not self._readers:
+                self._shut(ClosedError)
+
+    def _shut(self, because: Callable[[], VecstoreError]) -> None:
+        if self._closed is None:
+            self._closed = because
+            self._env.close()
 
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""

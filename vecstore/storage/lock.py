@@ -5,10 +5,12 @@ The lock is flock(2): the kernel drops it with the process, however that ends, s
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from vecstore.errors import DatabaseLockedError, StorageError
+from vecstore.errors import DatabaseLockedError, NotADatabaseError, StorageError
 
 try:
     import fcntl
@@ -42,6 +44,23 @@ class WriterLock:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def not_replaced(folder: Path, *, replacing: bool = False) -> Iterator[None]:
+    """Any number may open the files of a folder; one alone, in the moment in which it is `replacing` them.
+
+    For LMDB finds the table of readers by a name beside the data, so that two files would otherwise share one.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotADatabaseError(f"{folder}: {error.strerror}", path=str(folder)) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if replacing else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _holder(fd: int) -> int | None:

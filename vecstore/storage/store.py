@@ -6,6 +6,7 @@ id maps, payloads, live bits, counters and log together.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import threading
@@ -26,21 +27,24 @@ from vecstore.errors import (
     InvalidArgumentError,
     NotADatabaseError,
     StateError,
+    StorageError,
+    VecstoreError,
 )
-from vecstore.storage import blocks, interval, log, snapshot
+from vecstore.storage import blocks, compaction, interval, log, repair, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.checkpoint import CheckpointFile
-from vecstore.storage.environment import Environment, sync_folder
+from vecstore.storage.compaction import DATA_FILE
+from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.group import Pending, WriteQueue, again
+from vecstore.storage.lock import not_replaced
 from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 from vecstore.storage.transaction import Allocator, Transaction, Turn
-from vecstore.types import HNSW, KIND_NAMES, Metric
+from vecstore.types import HNSW, KIND_NAMES, Finding, Metric
 
 FORMAT: Final = 2
-DATA_FILE: Final = "data.mdb"
 CONFIG_KEY: Final = b"config"
 UID_BYTES: Final = 16
 MAGIC: Final = "vecstore"
@@ -124,11 +128,16 @@ class Viewing:
 
     def __enter__(self) -> View:
         store = self._store
-        env = store.env
-        self._reading = env.reading()
-        txn = self._reading.__enter__()
+        while True:
+            env = store.env
+            self._reading = env.reading()
+            try:
+                txn = self._reading.__enter__()
+                break
+            except ReplacedError:
+                store._follow_file(env)
         try:
-            return View(txn, env, store.layout, store._table_of(txn))
+            return View(txn, env, store.layout, store._table_of(txn, env))
         except BaseException as error:
             self._reading.__exit__(type(error), error, error.__traceback__)
             raise
@@ -156,12 +165,16 @@ class Store:
                 self.config = _read_config(txn, self.env)
             if self.config["format"] < FORMAT and not read_only:
                 self.config = self.env.write(self._upgrade)
+        except ReplacedError:  # by nothing: it was dropped in this moment
+            self.env.close()
+            raise self.env.dropped() from None
         except BaseException:
             self.env.close()
             raise
         self.layout = Layout(self.config["dim"], self.config["shift"])
         self.env.on_remap = self._forget
-        self._table: Table | None = None
+        # The table of the newest commit, and the file whose addresses it holds.
+        self._table: tuple[Environment, Table] | None = None
         self._table_lock = threading.Lock()
         self._allocator: Allocator | None = None
         self._queue = WriteQueue(self._commit)
@@ -199,20 +212,21 @@ class Store:
         """The newest commit, this process's or the writer's, as a context."""
         return Viewing(self)
 
-    def _table_of(self, txn: Any) -> Table:
-        table = self._table
-        if table is not None and table.txn_id == txn.id():
-            return table
+    def _table_of(self, txn: Any, env: Environment) -> Table:
+        kept = self._table
+        if kept is not None and kept[0] is env and kept[1].txn_id == txn.id():
+            return kept[1]
         with self._table_lock:
-            table = self._table
+            kept = self._table
+            table = None if kept is None or kept[0] is not env else kept[1]
             if table is not None and table.txn_id == txn.id():
                 return table
             if table is None or table.txn_id > txn.id():  # another thread has seen a later commit: ours is older
-                fresh = snapshot.load(txn, self.env, self.layout)
+                fresh = snapshot.load(txn, env, self.layout)
             else:
-                fresh = snapshot.advance(table, txn, self.env, self.layout)
-            if table is None or fresh.txn_id > table.txn_id:
-                self._table = fresh
+                fresh = snapshot.advance(table, txn, env, self.layout)
+            if env is self.env and (table is None or fresh.txn_id > table.txn_id):
+                self._table = env, fresh
             return fresh
 
     def _forget(self) -> None:
@@ -231,7 +245,9 @@ class Store:
 
     def _commit(self, group: list[Pending]) -> None:
         """Run a group of works and commit them; a work that fails does so alone."""
-        with self.env.writing():
+        self.env.refuse_read_only()
+        # Not through `writing`, in whose code an interruption could leave the turn taken.
+        with self.env.turn:
             batches = [group]
             while batches:
                 batch = batches.pop()
@@ -311,6 +327,127 @@ class Store:
                 allocator = Allocator(view.table, self.layout)
         return allocator
 
+    # -- compaction ------------------------------------------------------------------------------------------
+
+    def compact(
+        self,
+        order: Callable[[View], log.Slots],
+        in_step: Callable[[log.Slots, int, View], contextlib.AbstractContextManager[None]],
+    ) -> None:
+        """Write the live rows into a new file, in the order of the slots that `order(view)` gives, and go on with it.
+
+        Writers wait; readers do not. The new file is taken into use within `in_step(slots, lsn, view)`: row
+        i of it is the one that had the slot `slots[i]`, from the write `lsn` on.
+        """
+        with self.env.writing(), self.view() as view:
+            view.verify()
+            slots, lsn = order(view), view.state.lsn + compaction.LSN_STEP
+            source = compaction.Source(view.txn, view.env, self.layout, slots, view.table.rows, view.row, view.ids)
+            new = self._written(source, lsn)
+            with _sharing, in_step(slots, lsn, view):
+                self._replace(new)
+
+    def repair(self) -> list[Finding]:
+        """Write the rows that are whole into a new file, and go on with it; what was left out stands in a file
+        beside it."""
+        with self.env.writing(), self.env.reading() as txn:
+            source, lost, lsn = repair.salvaged(txn, self.env, self.layout)
+            lsn += compaction.LSN_STEP
+            new = self._written(source, lsn)
+            repair.write_quarantine(self.env.path.parent, lsn, lost)
+            with _sharing:
+                self._replace(new)
+            return [one.finding for one in lost]
+
+    def _written(self, source: compaction.Source, lsn: int) -> Path:
+        try:
+            return compaction.write(source, lsn)
+        except StorageError:
+            if not source.env.still_there():
+                raise source.env.dropped() from None
+            raise
+
+    def _replace(self, new: Path) -> None:
+        """Put a new file into the place of data.mdb, and go on with it; within `_sharing` and the turn to write."""
+        old = self.env
+        try:
+            old.pause_syncing()  # its record of syncs would be taken for that of the new file
+            compaction.put_in_place(new)
+        except BaseException as error:
+            if isinstance(error, StorageError) and not old.still_there():
+                raise old.dropped() from None
+            old.resume_syncing()
+            raise
+        try:
+            with disk_errors(old.path):
+                sync_folder(old.path.parent)
+            reach("compact.synced")
+            fresh = Environment(old.path, max_size=old.max_size, sync_interval=old.sync_interval, turn=old.turn)
+        except BaseException as error:
+            # Nobody would find again what is written to the old file.
+            text = f"{old.path} could not be opened again after compact() ({error}); nothing is lost, open it anew"
+            old.retire(lambda: StorageError(text, path=str(old.path)))
+            raise
+        self._go_on_with(fresh)
+
+    def _go_on_with(self, fresh: Environment) -> None:
+        fresh.on_remap = self._forget
+        with self._table_lock:
+            old, self.env = self.env, fresh
+            self._table = self._allocator = None
+        if self._users:
+            self._unlist()
+            _shared[_identity(fresh.path)] = self
+        old.retire()
+
+    def _follow_file(self, old: Environment) -> None:
+        with _sharing:
+            self._reopen(old)
+
+    def _reopen(self, old: Environment) -> None:
+        """Go on with the file that has taken the place of `old`, which a reader had open; CollectionNotFoundError if
+        none has. Within `_sharing`."""
+        if self.env is not old or old.closed:
+            return
+        fresh = None
+        try:
+            fresh = Environment(old.path, read_only=True, turn=old.turn)
+        except StorageError:
+            if old.path.exists():
+                raise
+        if fresh is None or not self._continues(fresh):
+            if fresh is not None:
+                fresh.close()
+            self._unlist()
+            old.retire(old.dropped)
+            raise old.dropped()
+        self._go_on_with(fresh)
+
+    def _continues(self, fresh: Environment) -> bool:
+        """Whether a file holds this collection in a later state, and not another one of its name."""
+        try:
+            with fresh.reading() as txn:
+                config, lsn = _read_config(txn, fresh), log.last(txn, fresh.db("log")).lsn
+        except ReplacedError:  # by nothing
+            return False
+        # A file of format 1 has no uid, and is given one by the next writer.
+        same = all(config.get(key) == value for key, value in self.config.items() if key != "format")
+        return same and (self._table is None or lsn > self._table[1].state.lsn)
+
+    def is_current(self) -> bool:
+        """Whether the collection is still there, under its path."""
+        env = self.env
+        if env.still_there():
+            return True
+        if not env.read_only:
+            return False
+        try:
+            with _sharing:
+                self._reopen(env)
+        except VecstoreError:
+            return False
+        return not env.closed or self.env is not env
+
     # -- sharing ---------------------------------------------------------------------------------------------
 
     @classmethod
@@ -318,19 +455,31 @@ class Store:
         cls, folder: Path, *, read_only: bool, max_size: int | None = None, sync_interval: float | None = None
     ) -> Store:
         """Open a store, or join those in this process that have it open: LMDB allows a file only once in each."""
+        path = folder / DATA_FILE
         with _sharing:
-            key = _identity(folder / DATA_FILE)
-            store = _shared.get(key)
-            if store is None:
-                store = _shared[key] = cls(folder, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
-            elif store.env.read_only and not read_only:
+            # No writer of another process renames files from here on; one of this process would need `_sharing`.
+            with not_replaced(folder) if read_only else contextlib.nullcontext():
+                for one in set(_shared.values()):
+                    one._notice_replaced()
+                store = _shared.get(_identity(path))
+                if store is None:
+                    if not read_only:
+                        compaction.finish(folder)
+                    store = cls(folder, read_only=read_only, max_size=max_size, sync_interval=sync_interval)
+                    _shared[_identity(path)] = store
+            if store.env.read_only and not read_only:
                 raise StateError(f"{folder} is open read-only in this process; close that database first")
             store._users += 1
             return store
 
+    def _notice_replaced(self) -> None:
+        if self.env.read_only and not self.env.still_there():
+            with contextlib.suppress(VecstoreError):  # which those who use it are told
+                self._reopen(self.env)
+
     def release(self) -> None:
         """End one use; the last one closes the file."""
-        with _sharing:
+        with self.env.turn, _sharing:
             self._users -= 1
             if self._users == 0:
                 self._unlist()
@@ -342,7 +491,8 @@ class Store:
         """Close the store of a dropped collection, if this process has it open; calls on it then say what happened."""
         with _sharing:
             store = _shared.get(_identity(folder / DATA_FILE)) if (folder / DATA_FILE).exists() else None
-            if store is not None:
+        if store is not None:
+            with store.env.turn, _sharing:
                 store._unlist()
                 store.env.close(store.env.dropped)
                 store._table = None

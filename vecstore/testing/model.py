@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -210,6 +210,9 @@ class ModelCollection(CollectionVerbs):
     def _wait_indexed(self, timeout: float | None) -> None:  # noqa: ARG002
         self._readable()
 
+    def _compact(self) -> None:
+        self._writable().lsn += 2
+
     def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
         self._readable()
 
@@ -232,7 +235,7 @@ class ModelCollection(CollectionVerbs):
             }
         )
 
-    def check(self) -> list[Finding]:
+    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:  # noqa: ARG002
         """An empty list: there is nothing that could be damaged."""
         self._readable()
         return []

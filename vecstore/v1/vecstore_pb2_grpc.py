@@ -105,6 +105,11 @@ class VecstoreServiceStub:
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.FromString,
                 _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/Compact',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.CompactResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/vecstore.v1.VecstoreService/Stats',
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.StatsRequest.SerializeToString,
@@ -219,6 +224,13 @@ class VecstoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Compact(self, request, context):
+        """Writes a collection anew with nothing but its rows, and returns when it is done; searches go on, and writes wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """Counts and sizes of a collection.
         """
@@ -305,6 +317,11 @@ def add_VecstoreServiceServicer_to_server(servicer, server):
                     servicer.Rebuild,
                     request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.FromString,
                     response_serializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.CompactResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -696,6 +713,33 @@ class VecstoreService:
             '/vecstore.v1.VecstoreService/Rebuild',
             vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.SerializeToString,
             vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/Compact',
+            vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.CompactResponse.FromString,
             options,
             channel_credentials,
             insecure,
