@@ -124,16 +124,39 @@ def stats(target: Target, collection: Name = None, as_json: AsJson = False) -> N
         console.print(table)
 
 
-@app.command(epilog="Examples: [cyan]vecstore check data/[/]   [cyan]vecstore check data/ docs[/]")
-def check(target: Target, collection: Name = None, as_json: AsJson = False) -> None:
+@app.command(
+    epilog="Examples: [cyan]vecstore check data/[/]   [cyan]vecstore check data/ docs[/]   "
+    "[cyan]vecstore check data/ --repair[/]"
+)
+def check(
+    target: Target,
+    collection: Name = None,
+    as_json: AsJson = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Take damaged rows out, and make anew what follows from the others."),
+    ] = False,
+) -> None:
     """Read and verify everything that is stored; exit code 1 if something is wrong."""
+    from rich.progress import Progress
+
     findings: dict[str, list[Any]] = {}
-    with _database(target) as db:
-        names = _names(db, collection)
-        with console.status("") as status:
-            for name in names:
-                status.update(f"Checking {name} ...")
-                findings[name] = db.get_collection(name).check()
+    with (
+        _database(target, write=repair) as db,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        if repair and not isinstance(db, vecstore.Database):
+            raise InvalidArgumentError("check --repair works on a folder, not on a server")
+        for name in _names(db, collection):
+            task = bar.add_task(f"Checking {name}", total=None)
+
+            def show(done: int, total: int, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total)
+
+            if isinstance(db, vecstore.Database) and repair:
+                findings[name] = db.repair_collection(name)
+            else:
+                findings[name] = db.get_collection(name).check(progress=show)
     if as_json:
         print(json.dumps({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()}, indent=2))  # noqa: T201
     else:

@@ -228,9 +228,10 @@ class RemoteCollection(CollectionVerbs):
         """Counts and sizes."""
         return wire.read_stats(self._call(self._stub.Stats, pb.StatsRequest(collection=self.name)))
 
-    def check(self) -> list[Finding]:
-        """Read and verify everything that is stored; what is wrong, or an empty list."""
+    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
+        progress(0, 1)
         answer = self._call(self._stub.Check, pb.CheckRequest(collection=self.name))
+        progress(1, 1)
         return [wire.read_finding(finding) for finding in answer.findings]
 
     @property

@@ -270,10 +270,11 @@ class Collection(CollectionVerbs):
                 **figures,
             )
 
-    def check(self) -> list[Finding]:
-        """Read and verify everything that is stored; what is wrong, or an empty list."""
-        with self._view() as view:
-            return check_store(view)
+    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
+        findings = check_store(self._view, progress)
+        if not findings and self._indexing is not None:
+            findings = self._indexing.check()
+        return findings
 
     def _compact(self) -> None:
         self._refuse_closed()

@@ -25,15 +25,15 @@ from vecstore.errors import (
     StorageError,
 )
 from vecstore.keywords import verb
-from vecstore.storage import folder, interval
+from vecstore.storage import folder, interval, pages
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Flat, IndexConfig
-from vecstore.verbs import DatabaseVerbs
+from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Finding, Flat, IndexConfig
+from vecstore.verbs import DatabaseVerbs, collection_name
 
 MIN_SIZE: Final = 1 << 20
 RECOVERY_SECONDS: Final = 10  # that a reader waits for a writer which is about it
@@ -245,6 +245,29 @@ class Database(DatabaseVerbs):
         leaves nothing there that would open.
         """
         back_up(arguments.folder(path, "path"), self._stores())
+
+    @verb
+    def repair_collection(self, name: str) -> list[Finding]:
+        """Take damaged rows out of a collection, and make all that follows from the others anew. What was left out, a
+        finding each; it is also written to `quarantine-LSN.jsonl` in the folder of the collection.
+
+        Also of one that does not open. CorruptionError where the pages of its file do not hang together: then only a
+        backup helps.
+        """
+        name = collection_name(name)
+        with self._mutex:
+            self._refuse_closed()
+            if self.read_only:
+                raise ReadOnlyError(f"{self.path} was opened with read_only=True")
+            if name not in self.list_collections():
+                raise self._no_collection(name)
+            place = self.path / folder.COLLECTIONS / name
+            pages.verify(place / DATA_FILE)
+            store = Store.share(place, read_only=False, max_size=self._max_size, sync_interval=self._sync_interval)
+            try:
+                return store.repair()
+            finally:
+                store.release()
 
     def _stores(self) -> Iterator[tuple[str, Store]]:
         for name in self.list_collections():

@@ -25,11 +25,12 @@ from vecstore.errors import (
 from vecstore.index import hnsw
 from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
+from vecstore.index.check import check_graph, check_sample
 from vecstore.index.flat import Rows
 from vecstore.index.hnsw import Change, HnswIndex
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.store import Store, View
-from vecstore.types import HNSW, CollectionInfo
+from vecstore.types import HNSW, CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
 
@@ -181,6 +182,27 @@ class Indexing:
                 replaced = index.replace(graph, lsn, self._rows_of(view), view.state.lsn, *_changes(view))
         self.indexer.wake()
 
+    def check(self) -> list[Finding]:
+        """What does not fit together in the graph, if it is there."""
+        if self.index.graph is None:
+            return []
+        with self._view() as view:
+            if view.state.lsn > self.index.lsn:
+                self.follow(view)
+            graph = self.index.graph
+            if graph is None or self.index.lsn != view.state.lsn:
+                problems = []
+            else:
+                live = view.table.live_slots()
+                view.verify()
+                problems = check_sample(self.index, self._rows_of(view), live, view.table.live, view.state.lsn)
+            findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
+        if graph is not None:
+            problems = list(check_graph(graph))
+            with self._view() as view:
+                findings += [Finding("index", text, _ids(view, slots)) for text, slots in problems]
+        return findings
+
     # -- life ------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
@@ -315,6 +337,11 @@ class Indexing:
             f"is of rows that were written otherwise (write {lsn})": write_id != header["write_id"],
         }
         return next((reason for reason, is_so in wrong.items() if is_so), "")
+
+
+def _ids(view: View, slots: Slots) -> tuple[Id, ...]:
+    slots = slots[slots < view.state.slots]
+    return tuple(view.rows_of(slots[view.table.alive_all(slots)].tolist())[0])
 
 
 def _changes(view: View) -> tuple[Callable[[], Slots], Callable[[int], Change | None], Callable[[Slots], Slots]]:

@@ -7,6 +7,7 @@ underscore. The two backends implement only those, so that they cannot drift apa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, overload
 
@@ -304,9 +305,16 @@ class CollectionVerbs(Closing):
     def stats(self) -> Stats:
         """Counts and sizes."""
 
-    @abstractmethod
-    def check(self) -> list[Finding]:
-        """Read and verify everything that is stored; what is wrong, or an empty list."""
+    @verb
+    def check(self, *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+        """Read and verify everything that is stored, and the graph: what is wrong, or an empty list. Others read and
+        write meanwhile.
+
+        `progress(done, total)` is called now and then.
+        """
+        if progress is not None and not callable(progress):
+            raise InvalidArgumentError(f"progress: expected a function of done and total, got {progress!r}")
+        return self._check(progress or (lambda _done, _total: None))
 
     @verb
     def compact(self) -> None:
@@ -364,6 +372,9 @@ class CollectionVerbs(Closing):
     def _wait_indexed(self, timeout: float | None) -> None: ...
 
     @abstractmethod
+    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]: ...
+
+    @abstractmethod
     def _compact(self) -> None: ...
 
     @abstractmethod
@@ -397,7 +408,7 @@ class DatabaseVerbs(Closing):
         fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 128 dimensions and more, `Int8()`
         for fewer, and None with `Flat()`, which so stays exact.
         """
-        name, dim = _collection_name(name), arguments.dimension(dim)
+        name, dim = collection_name(name), arguments.dimension(dim)
         metric = arguments.metric_name(metric)
         config = HNSW() if index is None else arguments.index_config(index)
         codes = arguments.quantization_kind(quantization, config, dim)
@@ -407,7 +418,7 @@ class DatabaseVerbs(Closing):
     @verb
     def get_collection(self, name: str) -> CollectionVerbs:
         """Open a collection; CollectionNotFoundError if there is none of that name."""
-        return self._open(_collection_name(name))
+        return self._open(collection_name(name))
 
     @abstractmethod
     def list_collections(self) -> list[str]:
@@ -416,7 +427,7 @@ class DatabaseVerbs(Closing):
     @verb
     def drop_collection(self, name: str) -> None:
         """Delete a collection with all its rows, for good; CollectionNotFoundError if there is none."""
-        self._drop(_collection_name(name))
+        self._drop(collection_name(name))
 
     @abstractmethod
     def _create(self, info: CollectionInfo, exist_ok: bool) -> CollectionVerbs: ...
@@ -435,7 +446,8 @@ def _checked(filter: Filter | None) -> Filter | None:
     return filter
 
 
-def _collection_name(name: Any) -> str:
+def collection_name(name: Any) -> str:
+    """Check the name of a collection."""
     import re
 
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):

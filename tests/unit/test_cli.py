@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> str:
 def test_help_names_every_command_and_each_has_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("demo", "serve", "stats", "check", "backup", "search"):
+    for command in ("demo", "serve", "stats", "check", "backup", "compact", "search"):
         assert command in out
         assert "Example" in run(command, "--help")[1]
 
@@ -137,3 +137,22 @@ def test_backup(run: Run, folder: str, tmp_path: Path) -> None:
     assert code == 1 and "AlreadyExistsError" in err
     code, _, err = run("backup", folder, str(tmp_path / "none"), "nope")
     assert code == 1 and "CollectionNotFoundError" in err and not (tmp_path / "none").exists()
+
+
+def test_compact_and_repair(run: Run, folder: str, tmp_path: Path) -> None:
+    code, out, _ = run("compact", folder)
+    assert code == 0 and "docs: " in out and "->" in out
+    code, out, _ = run("check", folder, "--repair")
+    assert code == 0 and "sound" in out
+    data = tmp_path / "db" / "collections" / "docs" / "data.mdb"
+    vector = np.array([0, 1], np.float32).tobytes()
+    data.write_bytes(data.read_bytes().replace(vector, vector[::-1]))
+    code, out, _ = run("check", folder)
+    assert code == 1 and "block 0" in out
+    code, out, _ = run("check", folder, "--repair")
+    assert code == 1 and "quarantine" in out and "3 findings" in out
+    assert run("check", folder)[0] == 0
+    code, _, err = run("check", "localhost:1", "--repair")
+    assert code == 1
+    code, _, err = run("compact", str(tmp_path / "nothing"))
+    assert code == 1 and "NotADatabaseError" in err and not (tmp_path / "nothing").exists()

@@ -209,7 +209,9 @@ class HnswIndex:
     def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
         """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
         write `lsn`. Searches of either may run: those of earlier ones scan the rows that they see."""
-        with self._following:
+        graph = self.graph
+        # Both before the block: searches that have seen its end wait for the new numbers.
+        with self._following, contextlib.nullcontext() if graph is None else graph.changing():
             yield
             if self._lsn != before:
                 return  # `follow` will find that it cannot know what has changed

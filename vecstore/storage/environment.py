@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -40,6 +41,7 @@ GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
 MAX_READERS: Final = 1024
+LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -87,6 +89,7 @@ class Environment:
         self._map_size = wanted if max_size is None else max(min(wanted, max_size), size)
         self._databases = databases
         self._dbs: dict[str, Any] = {}
+        self._look_for_dead_at = 0.0
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
         try:
@@ -296,6 +299,7 @@ class Environment:
         try:
             if self._syncer is not None:
                 self._syncer.before_commit()
+            self._forget_dead_readers()
             with self._begin(write=True) as txn:
                 result = work(txn)
                 reach("commit.before")
@@ -318,6 +322,13 @@ class Environment:
                 self._readers -= 1
                 if not self._readers and self._exclusive:
                     self._gate.notify_all()
+
+    def _forget_dead_readers(self) -> None:
+        """A process that died in a search would keep the pages it saw from being used again."""
+        now = time.monotonic()
+        if now >= self._look_for_dead_at:
+            self._look_for_dead_at = now + LOOK_FOR_DEAD_SECONDS
+            self._env.reader_check()
 
     def settle(self) -> None:
         """Have every commit on the disk, with the turn to write: until the next one the file may be moved."""

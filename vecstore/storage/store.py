@@ -30,7 +30,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.storage import blocks, compaction, interval, log, snapshot
+from vecstore.storage import blocks, compaction, interval, log, repair, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.checkpoint import CheckpointFile
 from vecstore.storage.compaction import DATA_FILE
@@ -42,7 +42,7 @@ from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 from vecstore.storage.transaction import Allocator, Transaction, Turn
-from vecstore.types import HNSW, KIND_NAMES, Metric
+from vecstore.types import HNSW, KIND_NAMES, Finding, Metric
 
 FORMAT: Final = 2
 CONFIG_KEY: Final = b"config"
@@ -343,14 +343,29 @@ class Store:
             view.verify()
             slots, lsn = order(view), view.state.lsn + compaction.LSN_STEP
             source = compaction.Source(view.txn, view.env, self.layout, slots, view.table.rows, view.row, view.ids)
-            try:
-                new = compaction.write(source, lsn)
-            except StorageError:
-                if not view.env.still_there():
-                    raise view.env.dropped() from None
-                raise
+            new = self._written(source, lsn)
             with _sharing, in_step(slots, lsn, view):
                 self._replace(new)
+
+    def repair(self) -> list[Finding]:
+        """Write the rows that are whole into a new file, and go on with it; what was left out stands in a file
+        beside it."""
+        with self.env.writing(), self.env.reading() as txn:
+            source, lost, lsn = repair.salvaged(txn, self.env, self.layout)
+            lsn += compaction.LSN_STEP
+            new = self._written(source, lsn)
+            repair.write_quarantine(self.env.path.parent, lsn, lost)
+            with _sharing:
+                self._replace(new)
+            return [one.finding for one in lost]
+
+    def _written(self, source: compaction.Source, lsn: int) -> Path:
+        try:
+            return compaction.write(source, lsn)
+        except StorageError:
+            if not source.env.still_there():
+                raise source.env.dropped() from None
+            raise
 
     def _replace(self, new: Path) -> None:
         """Put a new file into the place of data.mdb, and go on with it; within `_sharing` and the turn to write."""

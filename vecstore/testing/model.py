@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -235,7 +235,7 @@ class ModelCollection(CollectionVerbs):
             }
         )
 
-    def check(self) -> list[Finding]:
+    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:  # noqa: ARG002
         """An empty list: there is nothing that could be damaged."""
         self._readable()
         return []

@@ -1,0 +1,101 @@
+"""Processes that read while another one writes, dies, comes again, and writes the file anew."""
+
+import signal
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore.storage import environment
+
+READER = """
+import json, sys
+import numpy as np
+import vecstore
+db = vecstore.open(sys.argv[1], read_only=True)
+docs = db.get_collection("docs")
+print(json.dumps("open"), flush=True)
+for line in sys.stdin:
+    hits = docs.search(np.full(16, json.loads(line)), 1)
+    print(json.dumps([len(docs), hits[0].id, hits[0].payload, len(docs.check())]), flush=True)
+"""
+
+WRITER = """
+import json, sys
+import numpy as np
+import vecstore
+db = vecstore.open(sys.argv[1])
+docs = db.get_collection("docs")
+n = int(sys.argv[2])
+while True:
+    docs.upsert([n, "last"], np.full((2, 16), n), [{"n": n}] * 2)
+    if n % 5 == 0:
+        docs.compact()
+    print(json.dumps(n), flush=True)
+    n += 1
+"""
+
+
+def test_readers_outlive_writers_that_are_killed_and_files_that_are_replaced(tmp_path, process):
+    with vecstore.open(tmp_path) as db:
+        db.create_collection("docs", 16, "l2", index=vecstore.Flat()).insert("last", np.zeros(16))
+    readers = [process(READER, tmp_path) for _ in range(2)]
+    assert [one.read() for one in readers] == ["open"] * 2
+    n = 1
+    for kill in range(4):
+        writer = process(WRITER, tmp_path, n)
+        for _ in range(3 + kill):
+            n = writer.read()
+        writer.popen.send_signal(signal.SIGKILL)
+        writer.popen.wait()
+        for line in writer.popen.stdout:
+            n = int(line)
+        # One write may have been committed, and not yet told.
+        for reader in readers:
+            count, one, payload, findings = reader.ask(n + 0.1)
+            assert payload["n"] in (n, n + 1) and one in (n, n + 1, "last")
+            assert (count, findings) == (payload["n"] + 1, 0)
+        n = payload["n"] + 1
+
+
+SEARCHING = """
+import sys, time
+import vecstore
+docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
+with docs._store.view():
+    print(1, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_reader_that_died_in_a_search_does_not_keep_pages(db, rows, process, monkeypatch):
+    monkeypatch.setattr(environment, "LOOK_FOR_DEAD_SECONDS", 0)
+    docs = db.create_collection("docs", 16, index=vecstore.Flat())
+    docs.insert(range(2000), rows(2000, 16))
+    for n in range(20):
+        docs.upsert(range(100), rows(100, 16, n))
+    reader = process(SEARCHING, db.path)
+    assert reader.read() == 1
+    before = docs.stats().file_bytes
+    for n in range(20):
+        docs.upsert(range(100), rows(100, 16, n))
+    pinned = docs.stats().file_bytes
+    assert pinned > 1.5 * before
+    reader.end()
+    for n in range(40):
+        docs.upsert(range(100), rows(100, 16, n))
+    assert docs.stats().file_bytes == pinned
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_commit_is_in_the_next_search_of_every_reader(db, process, compact):
+    docs = db.create_collection("docs", 16, "l2", index=vecstore.Flat())
+    docs.insert("first", np.full(16, -9.0))
+    readers = [process(READER, db.path) for _ in range(2)]
+    assert [one.read() for one in readers] == ["open"] * 2
+    for n in range(1, 12):
+        docs.upsert(n, np.full(16, n), {"n": n})
+        if compact and n % 3 == 0:
+            docs.compact()
+        for reader in readers:
+            assert reader.ask(n) == [n + 1, n, {"n": n}, 0]

@@ -1,0 +1,106 @@
+"""Whether a graph hangs together, and finds what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.index import flat
+from vecstore.index.flat import Rows, gathered
+from vecstore.index.graph import Graph, Slots
+from vecstore.index.hnsw import HnswIndex
+from vecstore.kernels import upkeep
+
+SAMPLE: Final = 256
+LINKS_AT_ONCE: Final = 65_536
+# Rows of a sample that may be missed: the graph is an approximation, and near it more candidates would find them.
+MISSED_SHARE, LOST_SHARE = 0.02, 0.01
+
+Problem = tuple[str, Slots]
+"""A sentence, and the slots of the rows it harms."""
+
+
+def check_graph(graph: Graph) -> Iterator[Problem]:
+    """Links in range, nodes and slots that lead to each other, counters, reachability. Linking waits meanwhile."""
+    with graph._linking:
+        with graph._changing:
+            arrays, dead_linked = graph.arrays, graph.dead_linked
+            slots, dead = arrays.slots[: arrays.count].copy(), graph._dead[: arrays.count].copy()
+            nodes, settled = graph._nodes.copy(), graph._checked == arrays.linked
+        linked, live = arrays.linked, np.flatnonzero(slots >= 0)
+        if not 0 <= linked <= min(arrays.count, len(arrays.links)):
+            yield f"{linked} nodes are linked of {arrays.count}, with links for {len(arrays.links)}", _none()
+            return
+        if len(wrong := np.flatnonzero((slots >= 0) == (dead != 0))):
+            yield f"{len(wrong)} nodes are dead and have a slot, or have none and live", _of(slots, wrong)
+        if dead_linked != (found := int(np.count_nonzero(dead[:linked]))):
+            yield f"{dead_linked} linked nodes are counted as dead, and {found} are", _none()
+        there = live[slots[live] < len(nodes)]
+        wrong = np.union1d(np.setdiff1d(live, there), there[nodes[slots[there]] != there])
+        if len(wrong):
+            yield f"{len(wrong)} nodes have a slot that does not lead to them", _of(slots, wrong)
+        if (found := int(np.count_nonzero(nodes >= 0))) != len(live):
+            yield f"{found} slots lead to nodes, and {len(live)} nodes have a slot", _none()
+        pilots = arrays.pilots.nodes
+        if len(pilots) and not 0 <= pilots.min() <= pilots.max() < linked:
+            yield "searches would start outside of the graph", _none()
+            return
+        sound = True
+        for first in range(0, linked, LINKS_AT_ONCE):
+            links = arrays.links[first : min(first + LINKS_AT_ONCE, linked)]
+            own = np.arange(first, first + len(links))[:, None]
+            for what, bad in (
+                ("links that lead out of the graph", (links < -1) | (links >= linked)),
+                ("links to themselves", links == own),
+            ):
+                if len(wrong := first + np.flatnonzero(bad.any(axis=1))):
+                    sound = sound and "out" not in what
+                    yield f"{len(wrong)} nodes have {what}", _of(slots, wrong)
+        if sound and settled and not dead[:linked].any():
+            reached = np.zeros(linked, np.uint8)
+            upkeep.reach(arrays.links, pilots, 0, reached, np.empty(linked, np.int32))
+            lost = np.flatnonzero(reached == 0)
+            if len(lost) > LOST_SHARE * linked:
+                yield f"{len(lost)} of {linked} linked nodes cannot be reached", _of(slots, lost)
+
+
+def check_sample(index: HnswIndex, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int) -> list[Problem]:
+    """Rows drawn at random have the codes that they would be given, and find themselves, at the write `lsn`."""
+    graph = index.graph
+    if graph is None or not len(live):
+        return []
+    sample = np.sort(np.random.default_rng(lsn).choice(live, min(SAMPLE, len(live)), replace=False))
+    vectors, norms = gathered(rows, sample)
+    problems = []
+    with graph._changing:  # or they might be numbered or coded anew meanwhile
+        if index.lsn == lsn:
+            arrays, nodes = graph.arrays, graph._nodes[sample]
+            codes, terms = np.zeros((len(sample), arrays.codes.shape[1]), np.uint8), np.zeros_like(arrays.terms[nodes])
+            arrays.coder.encode(vectors, norms, codes, terms)
+            if len(wrong := sample[(nodes < 0) | (codes != arrays.codes[nodes]).any(axis=1)]):
+                problems.append((f"{len(wrong)} of {len(sample)} rows have no code, or that of another row", wrong))
+    if index.metric == "dot":
+        return problems  # a longer row may well be nearer to it than itself
+    ef = min(10_000, max(256, 4 * index.config.ef))
+    found = index.search(rows, allowed, len(live), vectors, 10, ef=ef, lsn=lsn)
+    missed = []
+    for slot, vector, (slots, scores) in zip(sample.tolist(), vectors, found, strict=True):
+        if slot not in slots:
+            own = flat.best_of(rows, vector, np.array([slot], np.int32), 1, None)[1][0]
+            if not len(scores) or scores[-1] < own - 1e-6 * abs(own):
+                missed.append(slot)
+    if len(missed) > MISSED_SHARE * len(sample):
+        problems.append((f"{len(missed)} of {len(sample)} rows do not find themselves", np.array(missed, np.int64)))
+    return problems
+
+
+def _of(slots: npt.NDArray[np.int32], nodes: npt.NDArray[np.int64]) -> Slots:
+    some = slots[nodes[nodes < len(slots)]].astype(np.int64)
+    return some[some >= 0]
+
+
+def _none() -> Slots:
+    return np.empty(0, np.int64)

@@ -1,0 +1,142 @@
+"""What can be saved of a damaged data.mdb: the rows whose vector, id and payload are whole, and nothing else.
+
+The truth of a row is its block and its value in `row`; the map of ids, live bits, counters and log follow from those.
+What is left out is told, and written to `quarantine-LSN.jsonl` beside data.mdb with what could be read of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from vecstore.errors import CorruptionError
+from vecstore.storage import blocks, keys
+from vecstore.storage.blocks import Layout
+from vecstore.storage.compaction import Source
+from vecstore.storage.environment import Environment, disk_errors, sync, sync_folder
+from vecstore.storage.rows import open_row
+from vecstore.types import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A row that is left out, why, and what could be read of it."""
+
+    finding: Finding
+    slot: int
+    id_key: bytes | None
+    payload: bytes | None
+    vector: bytes | None
+
+
+def salvaged(txn: Any, env: Environment, layout: Layout) -> tuple[Source, list[Lost], int]:
+    """The rows to keep, those that are not, and the last write that the log knows."""
+    rows, sound = _blocks(txn, env, layout)
+    leads_to: dict[bytes, int] = {}
+    with txn.cursor(env.db("slot")) as cursor:
+        for key, value in cursor:
+            leads_to[bytes(key)] = keys.number(value) if len(value) == 4 else -1
+    named = {slot: key for key, slot in leads_to.items()}
+    kept: dict[bytes, int] = {}
+    contents: dict[int, tuple[bytes, bytes | None]] = {}
+    lost = []
+    with txn.cursor(env.db("row")) as cursor:
+        for key, value in cursor:
+            slot = keys.number(key)
+            block = slot >> layout.shift
+            id_key: bytes | None = named.get(slot)
+            payload = None
+            try:
+                id_key, payload = open_row(value, slot, env.path)
+                keys.key_id(id_key)
+                if payload is not None and not isinstance(msgpack.unpackb(payload), dict):
+                    raise ValueError(f"the payload of slot {slot} is no map")
+                if block >= len(rows) or not sound[block]:
+                    raise ValueError(f"the vector of slot {slot} is damaged or missing")
+                if kept.get(id_key, slot) != slot and leads_to.get(id_key) != slot:
+                    raise ValueError(f"slot {slot} has an id that leads to another row")
+            except (CorruptionError, ValueError) as error:
+                at = int(rows[block]) if block < len(rows) else 0
+                at += (slot & (layout.rows - 1)) * layout.dim * 4
+                vector = bytes(blocks.at(at, layout.dim * 4)) if block < len(rows) and rows[block] else None
+                lost.append(_lost(str(error), slot, id_key, payload, vector))
+                continue
+            if id_key in kept:  # the one that came before is not where the id leads
+                other = kept[id_key]
+                text = f"slot {other} has an id that leads to another row"
+                lost.append(_lost(text, other, *contents.pop(other), None))
+            kept[id_key] = slot
+            contents[slot] = id_key, payload
+    there = {one.id_key for one in lost}
+    lost += [
+        _lost(f"an id leads to slot {slot}, which has no row", slot, key, None, None)
+        for key, slot in leads_to.items()
+        if key not in kept and key not in there
+    ]
+    slots = np.array(sorted(contents), np.int64)
+    source = Source(txn, env, layout, slots, rows, contents.__getitem__, lambda: sorted(kept.items()))
+    with txn.cursor(env.db("log")) as cursor:
+        lsn = keys.number(cursor.key()) if cursor.last() else 0
+    return source, lost, lsn
+
+
+def _blocks(txn: Any, env: Environment, layout: Layout) -> tuple[Any, Any]:
+    """The address of the first row of each block, and which blocks are as they were written."""
+    found: dict[int, tuple[int, bool]] = {}
+    with txn.cursor(env.db("vector:vector")) as cursor:
+        for key, value in cursor:
+            number = keys.number(key)
+            try:
+                blocks.verify(value, layout, number)
+                sound = True
+            except CorruptionError:
+                sound = False
+            if sound or len(value) == layout.size:
+                found[number] = blocks.address(value) + blocks.HEADER_SIZE, sound
+    rows, whole = np.zeros(max(found, default=-1) + 1, np.int64), np.zeros(max(found, default=-1) + 1, bool)
+    for number, (at, sound) in found.items():
+        rows[number], whole[number] = at, sound
+    return rows, whole
+
+
+def _lost(text: str, slot: int, id_key: bytes | None, payload: bytes | None, vector: bytes | None) -> Lost:
+    try:
+        ids = () if id_key is None else (keys.key_id(id_key),)
+    except (ValueError, IndexError):
+        ids = ()
+    return Lost(Finding("quarantine", text, ids), slot, id_key, payload, vector)
+
+
+def write_quarantine(folder: Path, lsn: int, lost: list[Lost]) -> None:
+    """A JSON object a line: `id`, `why`, `slot`, `payload`, and `vector`, which may hold wrong numbers."""
+    if not lost:
+        return
+    path = folder / f"quarantine-{lsn}.jsonl"
+    with disk_errors(path):
+        with path.open("w") as file:
+            for one in lost:
+                numbers = None if one.vector is None else np.frombuffer(one.vector, np.float32).tolist()
+                line = {
+                    "id": one.finding.ids[0] if one.finding.ids else None, "why": one.finding.message,
+                    "slot": one.slot, "payload": _readable(one.payload), "vector": numbers,
+                }  # fmt: skip
+                file.write(json.dumps(line, ensure_ascii=False, default=_base64) + "\n")
+        sync(path)
+        sync_folder(folder)
+
+
+def _readable(payload: bytes | None) -> Any:
+    try:
+        return None if payload is None else msgpack.unpackb(payload)
+    except ValueError:
+        return _base64(payload or b"")
+
+
+def _base64(value: bytes) -> str:
+    return "base64:" + base64.b64encode(value).decode()
