@@ -81,8 +81,8 @@ class CollectionMachine(RuleBasedStateMachine):
             database.create_collection(NAME, dim, metric, index=index, quantization=quantization)
         assert self.pair(True)[0]._store.layout.rows == rows
 
-    def open(self, writes):
-        real = vecstore.open(self.path, read_only=not writes)
+    def open(self, writes, durability="commit"):
+        real = vecstore.open(self.path, durability=durability) if writes else vecstore.open(self.path, read_only=True)
         self.databases[writes] = real, ModelDatabase(self.folder, read_only=not writes)
 
     def pair(self, writes=True):
@@ -278,13 +278,13 @@ class CollectionMachine(RuleBasedStateMachine):
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    @rule()
-    def reopen(self):
+    @rule(durability=st.sampled_from(["commit", "interval"]))
+    def reopen(self, durability):
         for database in self.databases.pop(True):
             handle = database.get_collection(NAME)
             database.close()
             assert outcome(handle.count) == outcome(lambda: database.get_collection(NAME)) == vecstore.ClosedError  # noqa: B023
-        self.open(True)
+        self.open(True, durability)
 
     @rule()
     def open_or_close_a_reader(self):
