@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import vecstore
 from vecstore import indexing
 from vecstore.index import graph, hnsw
-from vecstore.storage import blocks, log
+from vecstore.storage import blocks, checkpoint, log
 from vecstore.testing import ModelDatabase, strategies, wrong_hits
 
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
@@ -37,6 +37,13 @@ class GraphMachine(RuleBasedStateMachine):
             (graph, "MIN_PILOTS", 2),
             (graph, "CHUNK", 16),
             (indexing, "MAX_TAIL", 30),
+            (indexing, "BUSY_ROWS", 16),
+            (indexing, "BUSY_SHARE", 0),
+            (indexing, "IDLE_ROWS", 16),
+            (indexing, "IDLE_SHARE", 0),
+            (indexing, "REST", 0),
+            (indexing, "MAX_WRITES", 12),
+            (checkpoint, "PIECE_BYTES", 512),
             (log, "KEEP", 6),
             (log, "TRIM_AT_ONCE", 2),
             (blocks, "MIN_ROWS", 64),
@@ -174,9 +181,25 @@ class GraphMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
+        """The graph is the same again."""
+        rows = self.rows()
         for db in self.open:
             db.close()
         self.reopen_all()
+        before, after = (one._index.graph and one._index.graph.links_by_slot() for one in (rows, self.rows()))
+        assert before == after
+        assert self.rows().stats().checkpoint_lsn == (0 if before is None else rows._index.lsn)
+
+    @rule()
+    def reopen_without_a_checkpoint(self):
+        """As after a kill: what there is of the last one, if there was one, is used, and the rest follows."""
+        rows = self.rows()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(indexing.Indexing, "_checkpoint", lambda _: None)
+            for db in self.open:
+                db.close()
+        self.reopen_all()
+        assert self.rows().stats().checkpoint_lsn == rows._indexing.checkpoint_lsn
 
     @rule(often=st.integers(0, 3))
     def drop_and_create(self, often):

@@ -24,7 +24,7 @@ def reached():
 
 
 def test_all_points_are_listed_and_stand_in_the_code_once():
-    assert sorted(reached()) == sorted(failpoints.POINTS + failpoints.INTERVAL)
+    assert sorted(reached()) == sorted(failpoints.POINTS + failpoints.CHECKPOINT + failpoints.INTERVAL)
 
 
 @pytest.mark.parametrize(

@@ -565,6 +565,7 @@ def test_a_drop_ends_the_thread_of_the_indexer(db, rows):
     with vecstore.open(db.path, read_only=True) as reader:
         other = reader.get_collection("docs")
         other.wait_indexed(60)
+        other._indexing.indexer.wake()  # it may have had nothing to do
         started = [docs._indexing.indexer._thread, other._indexing.indexer._thread]
         db.drop_collection("docs")
         db.create_collection("docs", DIM)

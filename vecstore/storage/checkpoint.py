@@ -24,6 +24,7 @@ import xxhash
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
 from vecstore.storage import pages
 from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
+from vecstore.storage.failpoints import reach
 
 INDEX_FILE: Final = "index.mdb"
 DATABASES: Final = ("meta", "block")
@@ -61,25 +62,30 @@ class CheckpointFile:
     def write(self, header: Header, columns: Columns) -> Written:
         """Replace what is there, durably: all of it, or an error and none of it. `header` is what msgpack can pack."""
         with self._using, disk_errors(self.path):
+            reach("checkpoint.begun")
             if self._damaged or not _sound(self.path):
-                self._delete()
+                _delete(self.path)
+                reach("checkpoint.deleted")
             try:
                 written = self._write(header, columns)
             except (CorruptionError, NotADatabaseError):
-                self._delete()
+                _delete(self.path)
                 written = self._write(header, columns)
             self._damaged = False
+            reach("checkpoint.written")
             return written
 
     def _write(self, header: Header, columns: Columns) -> Written:
-        is_new = not self.path.exists()
-        env = Environment(self.path, databases=DATABASES, create=True)
-        try:
-            written = env.write(lambda txn: _write(txn, env, header, columns))
-        finally:
-            env.close()
-        if is_new:
-            sync_folder(self.path.parent)
+        if self.path.exists():
+            return _write_to(self.path, header, columns)
+        # The first one gets its name when it is complete, so that a file of that name always holds a checkpoint.
+        unfinished = self.path.with_name(f"{self.path.name}-new")
+        _delete(unfinished)
+        written = _write_to(unfinished, header, columns)
+        _delete(self.path)
+        unfinished.rename(self.path)
+        _delete(unfinished)
+        sync_folder(self.path.parent)
         return written
 
     def load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]] = np.empty) -> tuple[Header, Columns]:
@@ -127,10 +133,11 @@ class CheckpointFile:
                 env.close()
         return False
 
-    def _delete(self) -> None:
-        # The table of readers goes too: it tells of a file's last transaction, which another file knows nothing of.
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(f"{self.path.name}-lock").unlink(missing_ok=True)
+
+def _delete(path: Path) -> None:
+    """Delete an LMDB file with its table of readers, which tells of its last transaction: no other must find it."""
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}-lock").unlink(missing_ok=True)
 
 
 def _sound(path: Path) -> bool:
@@ -160,7 +167,15 @@ def _pieces(name: str, column: npt.NDArray[Any]) -> Iterator[tuple[bytes, int, n
         yield piece_key(name, number), number, flat[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
 
 
-def _write(txn: Any, env: Environment, header: Header, columns: Columns) -> Written:
+def _write_to(path: Path, header: Header, columns: Columns) -> Written:
+    env = Environment(path, databases=DATABASES, create=True)
+    try:
+        return env.write(lambda txn: _put(txn, env, header, columns))
+    finally:
+        env.close()
+
+
+def _put(txn: Any, env: Environment, header: Header, columns: Columns) -> Written:
     db = env.db("block")
     with txn.cursor(db) as cursor:
         there = {bytes(key): bytes(value[: _PIECE.size]) for key, value in cursor}
@@ -171,12 +186,14 @@ def _write(txn: Any, env: Environment, header: Header, columns: Columns) -> Writ
             head = _PIECE.pack(PIECE_MAGIC, number, len(piece), _checksum(key, piece))
             if there.pop(key, None) != head:
                 txn.put(key, head + piece.tobytes(), db=db)
+                reach("checkpoint.piece")
                 pieces, size = pieces + 1, size + len(piece)
     for key in there:
         txn.delete(key, db=db)
     shapes = [[name, column.dtype.str, list(column.shape)] for name, column in columns.items()]
     packed = msgpack.packb({"magic": MAGIC, "format": FORMAT, "columns": shapes, **header})
     txn.put(HEADER_KEY, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(packed)) + packed, db=env.db("meta"))
+    reach("checkpoint.header")
     return Written(pieces, size + len(packed), total)
 
 

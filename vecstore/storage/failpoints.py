@@ -42,7 +42,16 @@ POINTS: Final = (
     "compact.renamed",
     "compact.synced",
 )
-"""Every name that `reach` is called with, but for those of INTERVAL."""
+"""Every name that `reach` is called with, but for those of CHECKPOINT and INTERVAL."""
+
+CHECKPOINT: Final = (
+    "checkpoint.begun",  # nothing of it is written
+    "checkpoint.deleted",  # index.mdb was damaged and is gone
+    "checkpoint.piece",  # in the transaction, after one of its pieces
+    "checkpoint.header",  # in the transaction, behind all of it
+    "checkpoint.written",  # it is durable; the log still reaches back to the one before
+)
+"""Those of a collection that is large enough to have a graph kept."""
 
 INTERVAL: Final = (
     "interval.synced",  # a sync is done, and not yet recorded
@@ -56,8 +65,8 @@ _armed: dict[str, int] = {}
 
 def arm(name: str, count: int = 1) -> None:
     """Kill this process when it reaches `name` for the `count`-th time from now."""
-    if name not in POINTS + INTERVAL:
-        raise ValueError(f"{name!r} is no failpoint; there are {', '.join(POINTS + INTERVAL)}")
+    if name not in POINTS + CHECKPOINT + INTERVAL:
+        raise ValueError(f"{name!r} is no failpoint; there are {', '.join(POINTS + CHECKPOINT + INTERVAL)}")
     _armed[name] = count
 
 

@@ -1,0 +1,133 @@
+"""A writer is killed while a checkpoint is written: the one before it holds, or it does, and no row is lost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore.storage import checkpoint, failpoints, log
+
+DIM = 16
+WRITER = """
+import os, sys
+import numpy as np
+import vecstore
+from vecstore import indexing
+from vecstore.index import graph, hnsw
+from vecstore.storage import checkpoint, log
+hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
+indexing.BUSY_ROWS = indexing.IDLE_ROWS = 64
+indexing.BUSY_SHARE = indexing.IDLE_SHARE = indexing.REST = 0
+checkpoint.PIECE_BYTES = 4096
+log.KEEP, log.TRIM_AT_ONCE = 4, 2
+docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", exist_ok=True)
+seed = int(sys.argv[3])
+random = np.random.default_rng(seed)
+for n in range(40):
+    ids = random.choice(700, 40, replace=False)
+    vectors = random.standard_normal((40, docs.dim))
+    if n % 3 == 2:
+        docs.delete(ids[:10])
+    else:
+        docs.upsert(ids, vectors)
+    os.write(1, b"[%d, %d]\\n" % (n, docs.stats().checkpoint_lsn))
+    if n % 8 == 0:
+        docs.wait_indexed(60)
+docs.close()
+"""
+LATER = [("checkpoint.piece", 17)]
+KILLS = 300 if os.environ.get("VECSTORE_TEST_EFFORT") == "many" else 3
+
+
+def applied(rows, seed, count):
+    """The rows after the first `count` rounds of the writer."""
+    rows, generator = dict(rows), np.random.default_rng(seed)
+    for n in range(count):
+        ids, vectors = generator.choice(700, 40, replace=False).tolist(), generator.standard_normal((40, DIM))
+        if n % 3 == 2:
+            for one in ids[:10]:
+                rows.pop(one, None)
+        else:
+            rows |= zip(ids, vectors.astype(np.float32), strict=True)
+    return rows
+
+
+def killed(path, seed, failpoint=None, after=None):
+    """Run the writer until the failpoint, or until it is killed `after` some rounds; the rounds that it told of."""
+    environment = {**os.environ, "PYTHONPATH": os.fspath(Path(vecstore.__file__).parents[1])}
+    if failpoint is not None:
+        environment[failpoints.VARIABLE] = failpoint
+    command = [sys.executable, "-c", WRITER, path, str(DIM), str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
+        told = []
+        for line in child.stdout:
+            told.append(json.loads(line))
+            if after is not None and len(told) >= after[0]:
+                time.sleep(after[1])
+                child.kill()
+    return child.returncode, len(told)
+
+
+def verified(path, rows, seed, told):
+    """The rows that are there: those acknowledged, or those of the call that was under way as well."""
+    with vecstore.open(path) as db:
+        docs = db.get_collection("docs")
+        assert docs.check() == []
+        found = {one.id: one.vector for one in docs.scroll(limit=1000, with_vectors=True).records}
+        for linked in (False, True):
+            if linked:
+                docs.wait_indexed(60)
+            hits = docs.search(np.array(list(found.values())), 1, ef=200)
+            assert [one[0].id for one in hits] == list(found)
+        stats = docs.stats()
+        assert stats.linked + stats.tail == stats.count
+        assert stats.index_error is None
+    assert any(
+        expected.keys() == found.keys() and all(np.array_equal(found[one], expected[one]) for one in found)
+        for expected in (applied(rows, seed, told), applied(rows, seed, told + 1))
+    )
+    return found
+
+
+@pytest.fixture
+def settings(small_graphs, monkeypatch):
+    """Those of the writer."""
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(log, "KEEP", 4)
+    monkeypatch.setattr(log, "TRIM_AT_ONCE", 2)
+
+
+@pytest.mark.parametrize(("failpoint", "count"), [(point, 1) for point in failpoints.CHECKPOINT] + LATER)
+def test_at_a_failpoint(tmp_path, settings, failpoint, count, caplog):
+    rows = {}
+    if failpoint == "checkpoint.deleted":
+        _, told = killed(tmp_path, 1, after=(12, 0))
+        rows = verified(tmp_path, {}, 1, told)
+        index = tmp_path / "collections" / "docs" / "index.mdb"
+        index.write_bytes(index.read_bytes()[:-9000])
+        caplog.clear()
+    code, told = killed(tmp_path, 2, f"{failpoint}:{count}")
+    assert code == -signal.SIGKILL
+    rows = verified(tmp_path, rows, 2, told)
+    if failpoint in ("checkpoint.deleted", "checkpoint.header"):
+        code, told = killed(tmp_path, 3)
+        assert (code, told) == (0, 40)
+        verified(tmp_path, rows, 3, told)
+    assert not [one for one in caplog.records if "damaged" in one.getMessage()]
+
+
+def test_at_random(tmp_path, settings, caplog):
+    seed = int(os.environ.get("VECSTORE_SEED", "1"))
+    generator, rows = random.Random(seed), {}
+    for kill in range(KILLS):
+        _, told = killed(tmp_path, kill, after=(generator.randrange(1, 38), generator.random() * 0.03))
+        rows = verified(tmp_path, rows, kill, told)
+    assert not [one for one in caplog.records if "index.mdb" in one.getMessage()]
