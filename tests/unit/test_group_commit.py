@@ -70,7 +70,7 @@ class Held:
     def call(self, function, *args):
         self.calls.append(Call(function, *args))
         deadline = time.monotonic() + 10
-        while len(self.store._queue._waiting) < len(self.calls):
+        while len(self.store._writer._queue._waiting) < len(self.calls):
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
@@ -334,7 +334,7 @@ def test_a_group_does_what_its_writes_do_one_after_another(tmp_path_factory, gro
                     expected.append(getattr(model, kind)(*arguments))
                 except vecstore.VecstoreError as error:
                     expected.append(type(error))
-            docs._store._commit(pendings)
+            docs._store._writer.commit(pendings)
             assert [one.result if one.error is None else type(one.error) for one in pendings] == expected
             assert all(one.done for one in pendings)
         found = docs.scroll(limit=1000, with_vectors=True)
