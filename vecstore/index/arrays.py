@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,7 @@ Coder = Quantizer | Whole
 # as it can be.
 MIN_VISITED: Final = 1 << 13
 MAX_VISITED: Final = 1 << 18
+_serials = itertools.count()
 OWN_MAPPING: Final = 1 << 20
 HUGE_PAGE: Final = 1 << 21
 
@@ -95,6 +97,8 @@ class Arrays:
     """The same as one tail without links."""
     query_options: tuple[Any, ...]
     """Centres, signs, unit and step of the coder."""
+    serial: int
+    """Differs for each, for those who remember which they saw, but must not keep it."""
 
     @classmethod
     def of(cls, **parts: Any) -> Arrays:
@@ -128,7 +132,7 @@ class Arrays:
         scan[names.PILOT_COUNT] = scan[names.TAIL_FIRST] = 0
         coder = parts["coder"]
         options = (coder.centres, coder.signs, coder.unit, coder.step)
-        return cls(**parts, fields=fields, scan=scan, query_options=options)
+        return cls(**parts, fields=fields, scan=scan, query_options=options, serial=next(_serials))
 
     @property
     def width(self) -> int:

@@ -569,7 +569,7 @@ def _pilots(nodes: Ints, codes: npt.NDArray[np.uint8], terms: Floats, pairs: Flo
 
 def _with(arrays: Arrays, **changes: Any) -> Arrays:
     parts = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
-    del parts["fields"], parts["scan"], parts["query_options"]
+    del parts["fields"], parts["scan"], parts["query_options"], parts["serial"]
     return Arrays.of(**{**parts, **changes})
 
 

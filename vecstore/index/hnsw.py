@@ -451,10 +451,11 @@ class HnswIndex:
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
         n = len(queries)
-        asked = (graph.arrays, matches, k, ef, oversampling, n, threads)
+        arrays = graph.arrays
+        asked = (arrays.serial, matches, k, ef, oversampling, n, threads)
         known, plan = self._planned  # most searches ask what the last one did
         if asked != known:
-            plan = self._plan(*asked)
+            plan = self._plan(arrays, *asked[1:])
             self._planned = (asked, plan)
         slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
         # A walk may end among rows that do not match: those queries scan.
