@@ -1,5 +1,6 @@
 """The power fails at any moment of a workload: what was acknowledged is on the disk, and no call is there in part."""
 
+import copy
 import dataclasses
 import errno
 import itertools
@@ -14,7 +15,7 @@ import pytest
 import vecstore
 from tests.conftest import ROOT
 from tests.faults.power import PAGE, Disk
-from tests.faults.workload import STEPS, assert_sound, create_another, drop_another, state
+from tests.faults.workload import STEPS, assert_sound, create_another, drop_another, payloads, state, vectors, write
 from vecstore.testing import ModelDatabase, faults
 from vecstore.testing.faults import Call, Fail, storage_calls
 
@@ -25,10 +26,13 @@ SEED = int(os.environ.get("VECSTORE_SEED", "1"))
 WRITES = [step for step in STEPS if step not in (STEPS[0], create_another, drop_another)]
 
 
+ANOTHER = write("upsert", range(1000, 1130), vectors(9, 130), payloads(9, 130))
+
+
 class Recording:
     """A workload that ran once: its calls, and after how many of them each of its steps was acknowledged."""
 
-    def __init__(self, path, fault):
+    def __init__(self, path, fault, reopen=False):
         self.path = path
         folder = {}
         with vecstore.open(path) as db:
@@ -37,15 +41,23 @@ class Recording:
         self.disk = Disk(sorted(path.glob("collections/docs/*.mdb")))
         self.states = [state(ModelDatabase(folder))]
         self.acknowledged = [0]
+        self.failed = {}  # by the number of writes before it: what the disk may hold of one that has failed
         with storage_calls(fault) as calls:
             db = vecstore.open(path)
-            for step in WRITES:
+            writes = [*WRITES]
+            while writes:
                 try:
-                    step(db)
+                    writes[0](db)
                 except vecstore.StorageError:
-                    # It may have taken place, on the disk if not in memory, until the next one has.
-                    step(db)
-                step(ModelDatabase(folder))
+                    with_it = copy.deepcopy(folder)
+                    writes[0](ModelDatabase(with_it))
+                    self.failed[len(self.states) - 1] = [state(ModelDatabase(with_it))]
+                    writes.insert(0, ANOTHER)  # which takes the same pages
+                    if reopen:
+                        db.close()
+                        db = vecstore.open(path)
+                    continue
+                writes.pop(0)(ModelDatabase(folder))
                 self.states.append(state(ModelDatabase(folder)))
                 self.acknowledged.append(len(calls.made))
             db.close()
@@ -57,7 +69,8 @@ class Recording:
         """The disk after each number of calls, the pieces of the call under way, and the states that may be found."""
         for number, (call, result) in enumerate([*self.calls, (Call("sync", "", ""), 0)]):
             step = sum(at <= number for at in self.acknowledged) - 1
-            yield number, self.disk, self.disk.begun(call), self.states[step : step + 2]
+            allowed = [*self.states[step : step + 2], *self.failed.get(step, [])]
+            yield number, self.disk, self.disk.begun(call), allowed
             self.disk.ended(call, result)
 
 
@@ -77,12 +90,11 @@ def verify(path, base, files, allowed):
 
 
 FAULTS = {
-    "none": lambda call, number: None,
-    "a sync": lambda call, number: Fail(errno.EIO) if call.kind == "sync" and number % 4 == 1 else None,
-    "a sync after the fact": lambda call, number: (
-        Fail(errno.EIO, 1) if call.kind == "sync" and number % 4 == 1 else None
-    ),
-    "a meta page": lambda call, number: Fail(errno.EIO, len(call.data)) if is_meta(call) and number % 4 == 1 else None,
+    "none": lambda call: None,
+    "a sync": lambda call: Fail(errno.EIO),
+    "a sync after the fact": lambda call: Fail(errno.EIO, 1),
+    "a meta page": lambda call: Fail(errno.EIO, len(call.data)),
+    "a meta page, then closed": lambda call: Fail(errno.EIO, len(call.data)),
 }
 
 
@@ -97,10 +109,10 @@ def test_after_a_power_loss_what_was_acknowledged_is_there_and_nothing_in_part(t
 
     def fault(call):
         if call.kind == "sync" if "sync" in failing else is_meta(call):
-            return FAULTS[failing](call, next(count))
+            return FAULTS[failing](call) if next(count) % 4 == 1 else None
         return None
 
-    recording = Recording(tmp_path / "db", fault)
+    recording = Recording(tmp_path / "db", fault, reopen="closed" in failing)
     images = 0
     share = 1 if MANY else 0.5 if failing == "none" else 0.15
     for number, disk, begun, allowed in recording.moments():

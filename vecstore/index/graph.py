@@ -54,15 +54,17 @@ MIN_PILOTS, MAX_PILOTS = 64, 4096
 NODES_PER_PILOT: Final = 64
 # Nodes that at most so many links lead to may be pilots for that.
 RARE_LINKS: Final = 3
+# Pilots are drawn from so many nodes at least: most of those may be equal.
+LEAST_DRAWN: Final = 4096
 # Groups of nodes that no walk can reach get a pilot each, so many at a time.
 MAX_GROUPS: Final = 64
 # Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
 PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
 # A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
-# Search, 2025), at least the tenth: a single best one says little. Wider for more candidates, which are asked for to
-# find more: 6 % at 64, 9 % at 256. At recall@10 0.99 on text embeddings a sixth fewer rows are scored, at 0.997 a
-# quarter.
-STOP_AT: Final = 10
+# Search, 2025), at least the 32nd: fewer say little of an outlier, from which all others are about as far. Wider for
+# more candidates, which are asked for to find more: 3.6 % at 64, 4.8 % at 256. At recall@10 0.99 on text embeddings a
+# sixth fewer rows are scored, at 0.997 a third.
+STOP_AT: Final = 32
 
 ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
     kind: tuple(
@@ -76,7 +78,7 @@ ENTRIES: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
 @functools.cache
 def stretch_of(ef: int) -> np.float32:
     """How much farther squared a candidate may be than the k-th best."""
-    gamma = 0.012 * np.log2(max(ef, 16))
+    gamma = 0.006 * np.log2(max(ef, 16))
     return np.float32((1 + gamma) ** 2)
 
 
@@ -274,15 +276,18 @@ class Graph:
         return _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
 
     def _drawn(self, arrays: Arrays, wanted: int, random: np.random.Generator) -> Ints:
-        """Pilots at random, and half as many of the nodes that the fewest links lead to, if those are few: outliers,
-        which a walk from elsewhere may pass by."""
+        """Pilots at random, and as many at most of the nodes that the fewest links lead to: outliers, which a walk from
+        elsewhere may pass by. Of equal rows one, so that many of them leave room for others."""
         alive = self._dead[: arrays.linked] == 0
         candidates = np.flatnonzero(alive)
-        some = random.choice(candidates, wanted, replace=False)
         degrees = np.bincount(arrays.links[: arrays.linked].ravel() + 1, minlength=arrays.linked + 1)[1:]
         rare = np.flatnonzero(alive & (degrees <= RARE_LINKS))
-        rare = rare[np.argsort(degrees[rare], kind="stable")][: -(-wanted // 2)]
-        return np.union1d(some, rare).astype(np.int32)
+        some = random.choice(candidates, min(max(4 * wanted, LEAST_DRAWN), len(candidates)), replace=False)
+        chosen = []
+        for nodes in (some, rare[np.argsort(degrees[rare], kind="stable")][:LEAST_DRAWN]):
+            codes = arrays.codes[nodes].view(np.dtype((np.void, arrays.codes.shape[1])))[:, 0]
+            chosen.append(nodes[np.sort(np.unique(codes, return_index=True)[1])][:wanted])
+        return np.union1d(*chosen).astype(np.int32)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
@@ -341,6 +346,7 @@ class Graph:
             orphans = np.flatnonzero(reached == 0).astype(np.int32)
             if not len(orphans):
                 break
+            orphans = orphans[np.argsort(links[orphans, 0], kind="stable")]
             adopted = np.zeros(len(orphans), np.uint8)
             # Those that are linked to nobody but each other begin anew.
             if not upkeep.adopt(links, orphans, reached, adopted):

@@ -60,6 +60,8 @@ STARTS = 8
 """Pilots that a walk starts from."""
 AHEAD = 12
 """Codes asked for before they are scored: fewer and more were slower at 192 bytes a code."""
+EQUALS = 8
+"""Equal nodes that enter a beam, if no more are asked for."""
 EARLY = 8
 """Candidates that are scored before the links of the next node are read, which have been asked for by then."""
 
@@ -231,12 +233,16 @@ def start(mode, kind, fields, query, facts, beam, ef, visited, places):
 
 
 @inlined
-def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, places, candidates, passed, spare):
+def walk(
+    mode, kind, fields, query, facts, beam, ef, k, most_equal, zero, stretch, visited, places, candidates, passed, spare
+):
     """Fill the beam with the best nodes that can be reached from the pilots. Returns how many were scored.
 
     It ends when all of the beam was expanded, or, with a `stretch` above 0, when the next one's distance to the query
-    is more than sqrt(stretch) times that of the k-th best, `zero` being the score at distance 0. candidates: room for
-    2 * WIDTH int32, passed and spare: for WIDTH + 1 and ef int64.
+    is more than sqrt(stretch) times that of the k-th best, `zero` being the score at distance 0. Of nodes that score
+    as the very node they were reached from, equal rows most likely, `most_equal` enter: thousands of them would fill
+    the beam, and leave no way past them. candidates: room for 2 * WIDTH int32, passed and spare: for WIDTH + 1 and
+    ef int64.
     """
     size, codes = fields[CODE_BYTES], fields[CODES]
     terms, term_bytes = fields[TERMS], fields[TERM_BYTES]
@@ -248,6 +254,8 @@ def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, 
     following = np.int64(0)
     here, there = candidates, candidates + row_bytes
     count, asked = np.int64(0), np.int64(0)
+    level, next_level = np.int64(0), np.int64(0)  # scores of expanded nodes, as in their keys
+    equals, best_level = np.int64(0), np.int64(EMPTY) >> 32
     while True:
         # The next node to expand is chosen before the candidates of the last one are scored: its links, and then the
         # codes that they lead to, are on their way meanwhile. Memory, not arithmetic, is what a walk waits for.
@@ -262,6 +270,7 @@ def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, 
                     if kth != EMPTY and key_score(key) < zero - stretch * (zero - key_score(kth)):
                         break
                 node = key_node(key)
+                next_level = key >> 32
                 store_i64(beam + 8 * following, key - 1)
                 following += 1
                 break
@@ -273,6 +282,8 @@ def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, 
             prefetch(row, row_bytes)
         worst = load_i64(beam + 8 * (ef - 1))
         scored += count
+        if level > best_level:
+            equals, best_level = np.int64(0), level
         next_count, next_asked = np.int64(0), np.int64(0)
         n = np.int64(0)
         early = min(count, np.int64(EARLY))
@@ -293,12 +304,14 @@ def walk(mode, kind, fields, query, facts, beam, ef, k, zero, stretch, visited, 
                 code, term = codes + other * size, terms + other * term_bytes
                 key = node_key(score_node(mode, kind, code, size, term, term_bytes, top, query, facts, cosines), other)
                 store_i64(passed + 8 * n, key)
-                n += key > worst
+                equal = (key >> 32) == level
+                equals += equal
+                n += (key > worst) and not (equal and equals > most_equal)
         while next_asked < min(next_count, np.int64(AHEAD)):
             prefetch(codes + np.int64(load_i32(there + 4 * next_asked)) * size, size)
             next_asked += 1
         if n > 0:
             following = min(following, merge(beam, ef, passed, n, spare))
         here, there = there, here
-        count, asked = next_count, next_asked
+        count, asked, level = next_count, next_asked, next_level
     return scored

@@ -26,6 +26,7 @@ from vecstore.kernels.graph import (
     CODE_BYTES,
     CODES,
     COSINES,
+    EQUALS,
     FLOAT,
     LINKS,
     PAIR,
@@ -113,8 +114,8 @@ def link_nodes(
         expand(kind, code, size, pair, pair_bytes, top, query_at, facts)
         begin(beam_at, ef, address_of(visited), visited.shape[0])
         walk(
-            PAIR, kind, fields, query_at, facts, beam_at, ef, 1, np.float32(0), np.float32(0), address_of(visited),
-            visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
+            PAIR, kind, fields, query_at, facts, beam_at, ef, 1, EQUALS, np.float32(0), np.float32(0),
+            address_of(visited), visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
         )  # fmt: skip
         other, other_pair = address_of(batch_codes), address_of(batch_pairs)
         for j in range(batch.shape[0]):

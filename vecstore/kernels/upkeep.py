@@ -37,15 +37,22 @@ def reach(links, starts, found, reached, order):
 @kernel(int64(int32[:, ::1], const(int32[::1]), const(uint8[::1]), uint8[::1]))
 def adopt(links, orphans, reached, adopted):
     """Give each orphan an edge from the nearest reached node that it is linked to and that has room; where none has,
-    from one that such a node is linked to. `adopted` (orphans,) marks those that have one. Returns how many.
+    from one that such a node is linked to, or from an orphan before it that is linked to the same nearest one.
+    `adopted` (orphans,) marks those that have one. Returns how many.
 
-    No link is taken away for it: that would make an orphan of another node.
+    No link is taken away for it: that would make an orphan of another node. Orphans come in the order of their first
+    links: of thousands of equal rows, all are linked to the same few.
     """
     count = 0
     width = links.shape[1]
+    sibling = -1
     for i in range(orphans.shape[0]):
         node = orphans[i]
         chosen = -1
+        if sibling >= 0 and (links[sibling, 0] != links[node, 0] or links[sibling, width - 1] >= 0):
+            sibling = -1
+            if i > 0 and adopted[i - 1] and links[orphans[i - 1], 0] == links[node, 0]:
+                sibling = orphans[i - 1]
         for j in range(width):
             other = links[node, j]
             if other < 0 or chosen >= 0:
@@ -66,7 +73,11 @@ def adopt(links, orphans, reached, adopted):
                     chosen = third
                     break
         if chosen < 0:
+            chosen = sibling
+        if chosen < 0:
             continue
+        if sibling < 0:
+            sibling = node
         place = 0
         while links[chosen, place] >= 0:
             place += 1

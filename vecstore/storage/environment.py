@@ -97,7 +97,6 @@ class Environment:
                 self._open(create)
                 self.inode = path.stat().st_ino
         except lmdb.NotFoundError:
-            self._env.close()
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
             raise self.translate(error) from error
@@ -118,9 +117,14 @@ class Environment:
             # A scan reads the file in order; an index that reads single rows will want this off.
             readahead=True,
         )
-        self._env.reader_check()
-        for name in self._databases:
-            self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        self._settled = self.read_only
+        try:
+            self._env.reader_check()
+            for name in self._databases:
+                self._dbs[name] = self._env.open_db(name.encode(), create=create)
+        except BaseException:
+            self._env.close()
+            raise
         self.resume_syncing()
 
     def db(self, name: str) -> Any:
@@ -137,6 +141,8 @@ class Environment:
     def _begin(self, *, write: bool = False) -> Any:
         while True:
             try:
+                if write and not self._settled:
+                    self._settle()
                 return self._env.begin(buffers=True, write=write)
             except lmdb.MapResizedError:  # the writer, another process, has grown its map
                 self._aside(lambda: self._remap(0))
@@ -162,6 +168,16 @@ class Environment:
             if self._closed is not None:
                 raise self._closed()
 
+    def _settle(self) -> None:
+        """Sync what was there before this process, or this opening of the file, wrote.
+
+        After a commit that has failed in its last step its meta page may be on the disk, and the one that LMDB has put
+        back only in the page cache. It must be on the disk before a page of the failed commit is used again, or a power
+        loss would find the meta page of that commit, and pages of a later one.
+        """
+        self._env.sync(True)
+        self._settled = True
+
     def _given_up(self) -> bool:
         """Whether LMDB takes no more transactions, because it could not write a meta page."""
         try:
@@ -171,20 +187,9 @@ class Environment:
         return False
 
     def _revive(self) -> None:
-        """Open a file anew that LMDB has given up.
-
-        LMDB has put the meta page back, but into the page cache: it must be on the disk before a page of the failed
-        commit is used again, or a power loss would find the meta page of that commit, and pages of a later one.
-        """
+        """Open a file anew that LMDB has given up. It has put the meta page back."""
         if not self._given_up():
             return  # another thread was first
-        try:
-            self._env.sync(True)
-        except lmdb.Error as error:
-            raise StorageError(
-                f"{self.path}: a commit has failed, and the disk does not yet take what would end it ({error})",
-                path=str(self.path),
-            ) from error
         if self._syncer is not None:
             self._syncer.detach()
         self._env.close()
