@@ -77,7 +77,7 @@ def serve(
     ] = "commit",
     sync_interval: Annotated[
         float | None,
-        typer.Option(help="Seconds of writes that a power loss may take, with interval. [default: 0.1]"),
+        typer.Option(help="Seconds of writes that a power loss may take, with interval; 0.1 if left out."),
     ] = None,
 ) -> None:
     """Serve a database folder over gRPC until SIGTERM or Ctrl-C."""

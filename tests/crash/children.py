@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import select
+import shutil
 import signal
 import struct
 import sys
@@ -135,6 +136,12 @@ class Child:
                 self.docs.compact()
         if turn % 2:
             self.docs.compact()
+        if turn % 3 == 1:
+            copy = Path(f"{self.order['folder']}-copy")
+            shutil.rmtree(copy, ignore_errors=True)
+            self.docs.backup(copy)
+            with vecstore.open(copy, read_only=True) as db:
+                assert db.get_collection(NAME).check() == []
 
 
 if __name__ == "__main__":

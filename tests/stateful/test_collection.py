@@ -227,6 +227,10 @@ class CollectionMachine(RuleBasedStateMachine):
 
     # -- calls that are refused ------------------------------------------------------------------------------
 
+    @rule(writes=writers)
+    def compact(self, writes):
+        self.same("compact", writes=writes)
+
     @rule(data=st.data(), verb=st.sampled_from(["insert", "upsert", "update"]), ids=strategies.id_lists(2))
     def write_wrongly(self, data, verb, ids):
         """One thing wrong among many right ones: the model refuses it, so the collection does, and changes nothing."""

@@ -1,5 +1,6 @@
 """compact(): the same rows in a smaller file, whoever reads meanwhile and whenever it is killed."""
 
+import shutil
 import signal
 import threading
 
@@ -8,7 +9,7 @@ import pytest
 
 import vecstore
 from vecstore import CollectionNotFoundError, CorruptionError, ReadOnlyError, StorageError
-from vecstore.storage import compaction, failpoints, store
+from vecstore.storage import compaction, failpoints, interval, store
 from vecstore.storage.environment import Environment
 
 KINDS = {
@@ -408,3 +409,28 @@ def test_a_compaction_is_followed_over_the_wire_and_by_other_databases_of_the_pr
         docs.upsert("x", np.ones(24))
         assert followed.get("x") is not None
     assert docs.get("x") is not None
+
+
+def test_with_commits_that_are_synced_at_an_interval(tmp_path, rows, monkeypatch):
+    with vecstore.open(tmp_path / "db", durability="interval") as db:
+        docs = filled(db, rows)
+        with monkeypatch.context() as patched:
+            patched.setattr(compaction, "_rename", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                docs.compact()
+        docs.upsert("before", np.ones(24))
+        docs.compact()
+        docs.upsert("after", np.ones(24))
+        docs._store.env.settle()
+        docs.upsert("behind the last sync", np.ones(24))
+        before = contents(docs)
+        shutil.copytree(tmp_path / "db", tmp_path / "copy")
+    with vecstore.open(tmp_path / "db") as db:
+        docs = db.get_collection("docs")
+        assert contents(docs) == before and docs.check() == []
+        assert files(docs) == ["data.mdb", "data.mdb-lock"]
+    # The machine went down: what the record of syncs leads to is a commit of the new file.
+    monkeypatch.setattr(interval, "boot_id", lambda: "another")
+    with vecstore.open(tmp_path / "copy") as db:
+        docs = db.get_collection("docs")
+        assert docs.check() == [] and docs.get("before") is not None and docs.get("after") is not None

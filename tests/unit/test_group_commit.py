@@ -70,7 +70,7 @@ class Held:
     def call(self, function, *args):
         self.calls.append(Call(function, *args))
         deadline = time.monotonic() + 10
-        while len(self.store._queue._waiting) < len(self.calls):
+        while len(self.store._writer._queue._waiting) < len(self.calls):
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
@@ -164,6 +164,34 @@ def test_a_commit_that_fails_fails_for_each_and_nothing_of_it_remains(docs):
     assert (len(docs), docs.stats().lsn, docs.check()) == (1, 1, [])
     assert docs.insert(1, vector(1)).lsn == 2
     assert (len(docs), docs.check()) == (2, [])
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+def test_whichever_call_of_a_shared_commit_fails_no_writer_is_told_what_is_not_so(docs):
+    certain = set()
+    for number in itertools.count(1):
+        held = Held(docs)
+        ids = [f"{number}-{n}" for n in range(4)]
+        for n, one in enumerate(ids):
+            held.call(docs.insert, one, vector(n))
+        made = []
+
+        def fail(call, made=made, number=number):
+            made.append(call)
+            return Fail(errno.EIO) if len(made) == number else None
+
+        with storage_calls(fail):
+            outcomes = held.end()
+        failed = len(made) >= number
+        assert [type(one) for one in outcomes] == [vecstore.StorageError if failed else vecstore.WriteResult] * 4
+        certain.update(() if failed else ids)
+        docs.insert(number, vector(number))
+        certain.add(number)
+        assert {record.id for record in docs.scroll(limit=1000).records} == certain
+        assert docs.check() == []
+        if not failed:
+            break
+    assert number > 3
 
 
 def test_the_map_grows_for_a_group_as_for_one(tmp_path, monkeypatch):
@@ -306,7 +334,7 @@ def test_a_group_does_what_its_writes_do_one_after_another(tmp_path_factory, gro
                     expected.append(getattr(model, kind)(*arguments))
                 except vecstore.VecstoreError as error:
                     expected.append(type(error))
-            docs._store._commit(pendings)
+            docs._store._writer.commit(pendings)
             assert [one.result if one.error is None else type(one.error) for one in pendings] == expected
             assert all(one.done for one in pendings)
         found = docs.scroll(limit=1000, with_vectors=True)

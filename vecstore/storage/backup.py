@@ -17,6 +17,7 @@ from vecstore.storage import folder
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import disk_errors, sync, sync_folder
+from vecstore.storage.failpoints import reach
 from vecstore.storage.store import Store
 
 UNFINISHED: Final = "UNFINISHED"
@@ -39,14 +40,17 @@ def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
             (unfinished / folder.COLLECTIONS).mkdir()
             for name, store in stores:
                 _copy(store, unfinished / folder.COLLECTIONS / name)
+                reach("backup.copied")
             sync_folder(unfinished / folder.COLLECTIONS)
             (unfinished / UNFINISHED).unlink()
             folder.lay_out(unfinished)
             _refuse_full(target)
+            reach("backup.marked")
             unfinished.rename(target)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+        reach("backup.renamed")
         sync_folder(target.parent)
 
 

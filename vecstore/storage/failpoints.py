@@ -41,6 +41,9 @@ POINTS: Final = (
     "compact.unlocked",  # the table of readers of the old data.mdb is gone
     "compact.renamed",
     "compact.synced",
+    "backup.copied",  # a collection, synced, under the hidden name of an unfinished backup
+    "backup.marked",  # it is complete, and opens under that name
+    "backup.renamed",
 )
 """Every name that `reach` is called with, but for those of CHECKPOINT and INTERVAL."""
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
-import lmdb
 import msgpack
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,6 @@ import numpy.typing as npt
 from vecstore.arguments import index_config
 from vecstore.errors import (
     CorruptionError,
-    DatabaseFullError,
     FormatVersionError,
     InvalidArgumentError,
     NotADatabaseError,
@@ -36,12 +34,12 @@ from vecstore.storage.checkpoint import CheckpointFile
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
-from vecstore.storage.group import Pending, WriteQueue, again
 from vecstore.storage.lock import not_replaced
 from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.transaction import Allocator, Transaction, Turn
+from vecstore.storage.transaction import Transaction
+from vecstore.storage.writer import Writer
 from vecstore.types import HNSW, KIND_NAMES, Finding, Metric
 
 FORMAT: Final = 2
@@ -176,8 +174,7 @@ class Store:
         # The table of the newest commit, and the file whose addresses it holds.
         self._table: tuple[Environment, Table] | None = None
         self._table_lock = threading.Lock()
-        self._allocator: Allocator | None = None
-        self._queue = WriteQueue(self._commit)
+        self._writer = Writer(self)
         self._users = 0
         self.checkpoint = CheckpointFile(folder)
         self.log_kept_from: int | None = None
@@ -240,92 +237,8 @@ class Store:
         what it writes, in bytes.
         """
         self.env.refuse_forked()
-        result: T = self._queue.run(work, size)
+        result: T = self._writer.run(work, size)
         return result
-
-    def _commit(self, group: list[Pending]) -> None:
-        """Run a group of works and commit them; a work that fails does so alone."""
-        self.env.refuse_read_only()
-        # Not through `writing`, in whose code an interruption could leave the turn taken.
-        with self.env.turn:
-            batches = [group]
-            while batches:
-                batch = batches.pop()
-                try:
-                    rest = self._attempt(batch)
-                    if rest:
-                        batches.append(rest)
-                except lmdb.MapFullError:
-                    self._make_room(batch, batches)
-                except Exception as error:
-                    for one in batch:
-                        one.error = error if len(batch) == 1 else again(error)
-                    _all_done(batch)
-
-    def _make_room(self, batch: list[Pending], batches: list[list[Pending]]) -> None:
-        """Have a batch that did not fit into the map run again: in a larger one, or else each work by itself."""
-        try:
-            self.env.grow()
-            batches.append(batch)
-        except DatabaseFullError as error:
-            if len(batch) > 1:
-                batches.extend([one] for one in reversed(batch))
-            else:
-                batch[0].error, batch[0].done = error, True
-
-    def _attempt(self, batch: list[Pending]) -> list[Pending]:
-        """Run works in one transaction and commit it. If one spoils it, nothing is kept, and the others are returned
-        to run again."""
-        allocator = self._take_allocator()
-        txn_id = 0
-
-        def run(txn: Any) -> None:
-            nonlocal txn_id
-            txn_id = txn.id()
-            turn = Turn(txn, self.env, self.layout, allocator, self.log_kept_from)
-            for one in batch:
-                one.error = None
-                write = Transaction(turn)
-                reach("write.begun")
-                try:
-                    one.result = one.work(write)
-                    reach("write.worked")
-                    write.finish()
-                    reach("write.logged")
-                except lmdb.MapFullError:
-                    raise
-                except Exception as error:
-                    if write.touched or isinstance(error, lmdb.Error):
-                        raise _SpoiltError(one, error) from error
-                    one.error = error
-                else:
-                    allocator.follow(write)
-            turn.flush()
-
-        try:
-            self.env.write_once(run)
-        except _SpoiltError as spoilt:
-            error = spoilt.error
-            spoilt.one.error = self.env.translate(error) if isinstance(error, lmdb.Error) else error
-            spoilt.one.done = True
-            return [one for one in batch if one is not spoilt.one]
-        except Exception:
-            raise
-        except BaseException:  # an interruption, perhaps behind the commit
-            if txn_id and self.env.last_txn_id() >= txn_id:
-                _all_done(batch)
-            raise
-        self._allocator = allocator
-        _all_done(batch)
-        return []
-
-    def _take_allocator(self) -> Allocator:
-        """The allocator, which is put back only behind a commit: whatever stops a write short of it voids it."""
-        allocator, self._allocator = self._allocator, None
-        if allocator is None:
-            with self.view() as view:
-                allocator = Allocator(view.table, self.layout)
-        return allocator
 
     # -- compaction ------------------------------------------------------------------------------------------
 
@@ -394,7 +307,8 @@ class Store:
         fresh.on_remap = self._forget
         with self._table_lock:
             old, self.env = self.env, fresh
-            self._table = self._allocator = None
+            self._table = None
+            self._writer.forget()
         if self._users:
             self._unlist()
             _shared[_identity(fresh.path)] = self
@@ -500,20 +414,6 @@ class Store:
     def _unlist(self) -> None:
         for key in [key for key, store in _shared.items() if store is self]:
             del _shared[key]
-
-
-class _SpoiltError(Exception):
-    """A work has failed when it had changed something already."""
-
-    def __init__(self, one: Pending, error: Exception) -> None:
-        super().__init__()
-        self.one = one
-        self.error = error
-
-
-def _all_done(batch: list[Pending]) -> None:
-    for one in batch:
-        one.done = True
 
 
 _shared: dict[tuple[int, int], Store] = {}
