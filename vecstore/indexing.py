@@ -64,7 +64,7 @@ class Indexing:
         self._renewing = threading.Lock()
         self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
         self.checkpoint_lsn = 0
-        self._kept_work = 0  # how far the index was when a checkpoint of it was last written, or tried
+        self._kept_work, self._kept_lsn = 0, 0  # how far the index was when a checkpoint was last written, or tried
         self._due, self._not_before = False, 0.0
         self._env = store.env
         self._failure: VecstoreError | None = None  # of the last checkpoint
@@ -234,7 +234,7 @@ class Indexing:
             return False
         least, share = (IDLE_ROWS, IDLE_SHARE) if idle else (BUSY_ROWS, BUSY_SHARE)
         work = index.work - self._kept_work
-        if work <= max(least, graph.arrays.count * share) and index.lsn - self.checkpoint_lsn <= MAX_WRITES:
+        if work <= max(least, graph.arrays.count * share) and index.lsn - self._kept_lsn <= MAX_WRITES:
             return False
         return idle or time.monotonic() >= self._not_before
 
@@ -255,7 +255,7 @@ class Indexing:
         with self.index.held() as kept:
             if kept is None:
                 return
-            self._due, self._kept_work = False, kept.work  # also if it fails: it is tried again after as much work
+            self._kept_work, self._kept_lsn = kept.work, kept.lsn  # if it fails, it is tried again after as much
             with self._store.view() as view:
                 write_id = view.write_id(kept.lsn)
             if not write_id or not self._store.env.still_there():
@@ -320,7 +320,7 @@ class Indexing:
             self.index.restore(header["lsn"], header["facts"], columns, view.state.slots)
         except (CorruptionError, FormatVersionError, ValueError, KeyError, TypeError) as error:
             return f"does not fit together ({error!r})"
-        self.checkpoint_lsn = header["lsn"]
+        self.checkpoint_lsn = self._kept_lsn = header["lsn"]
         if not self._read_only:
             self._store.log_kept_from = self.checkpoint_lsn
         return ""

@@ -24,6 +24,7 @@ import numpy as np
 import vecstore
 from tests.conftest import make_graphs_small
 from tests.crash.plans import DIM, applied, carry_out, plan
+from vecstore import indexing
 from vecstore.kernels._jit import warmup
 from vecstore.storage import environment, failpoints, log
 
@@ -34,9 +35,11 @@ NAME = "docs"
 def main():
     out = int(sys.argv[1])
     make_graphs_small(setattr)
-    # So that each child grows its map and trims its log, often.
+    # So that each child grows its map, trims its log and writes checkpoints, often.
     environment.FIRST_MAP_SIZE = 1 << 20
     log.KEEP, log.TRIM_AT_ONCE = 32, 8
+    indexing.BUSY_ROWS, indexing.IDLE_ROWS, indexing.MAX_WRITES = 100, 20, 20
+    indexing.BUSY_SHARE = indexing.IDLE_SHARE = indexing.REST = 0
     warmup()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -81,7 +84,7 @@ class Child:
     def __init__(self, out, order):
         self.out, self.order = out, order
         self.models = pickle.loads(Path(order["models"]).read_bytes())
-        self.db = vecstore.open(order["folder"])
+        self.db = vecstore.open(order["folder"], **order["options"])
         self.docs = self.db.create_collection(NAME, DIM, exist_ok=True)
 
     def run(self):
@@ -121,18 +124,16 @@ class Child:
             time.sleep(0.002)
 
     def keep_house(self):
-        """What happens now and then: another collection is made, filled and dropped."""
+        """What happens now and then: another collection is made, filled and dropped, and this one compacted."""
         turn = 0
         while True:
             with contextlib.suppress(vecstore.CollectionNotFoundError):
                 self.db.drop_collection("other")
             other = self.db.create_collection("other", 3, "l2", index=vecstore.Flat())
             other.insert(range(10), np.eye(10, 3) + 1)
-            self.keep(turn)
             turn += 1
-
-    def keep(self, turn):
-        """A turn of whatever else is done to a collection while it is in use."""
+            if turn % 3 == 0:
+                self.docs.compact()
         if turn % 2:
             self.docs.compact()
         if turn % 3 == 1:

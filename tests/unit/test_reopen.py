@@ -1,5 +1,6 @@
 """A collection that is opened again begins with the graph of its last checkpoint, if that is one of its rows."""
 
+import contextlib
 import logging
 import shutil
 
@@ -391,6 +392,27 @@ def test_an_error_is_reported_once_and_loses_nothing(tmp_path, rows, often, monk
         docs.wait_indexed(60)
     with vecstore.open(tmp_path) as db:
         assert db.get_collection("docs").stats().linked == 400
+
+
+def test_one_that_fails_is_tried_again_after_as_many_writes_and_not_at_once(tmp_path, rows, monkeypatch):
+    tried = []
+
+    def fails(*_):
+        tried.append(1)
+        raise StorageError("no room")
+
+    monkeypatch.setattr(indexing, "MAX_WRITES", 20)
+    with vecstore.open(tmp_path) as db:
+        docs = db.create_collection("docs", DIM, "l2")
+        docs.insert(range(400), rows(400, DIM))
+        idle(docs)
+        monkeypatch.setattr(docs._store.checkpoint, "write", fails)
+        for n in range(50):
+            with contextlib.suppress(vecstore.StateError):
+                docs.upsert(n, rows(50, DIM, seed=2)[n])
+            idle(docs)
+        assert 1 <= len(tried) <= 3
+        assert docs.search(rows(50, DIM, seed=2)[49], 1)[0].id == 49
 
 
 def test_writers_and_searches_go_on_while_one_is_written(tmp_path, rows, often, monkeypatch):

@@ -25,6 +25,7 @@ from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseErr
 from vecstore.storage import pages
 from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
+from vecstore.storage.lock import not_replaced
 
 INDEX_FILE: Final = "index.mdb"
 DATABASES: Final = ("meta", "block")
@@ -64,12 +65,12 @@ class CheckpointFile:
         with self._using, disk_errors(self.path):
             reach("checkpoint.begun")
             if self._damaged or not _sound(self.path):
-                _delete(self.path)
+                self._delete()
                 reach("checkpoint.deleted")
             try:
                 written = self._write(header, columns)
             except (CorruptionError, NotADatabaseError):
-                _delete(self.path)
+                self._delete()
                 written = self._write(header, columns)
             self._damaged = False
             reach("checkpoint.written")
@@ -82,11 +83,16 @@ class CheckpointFile:
         unfinished = self.path.with_name(f"{self.path.name}-new")
         _delete(unfinished)
         written = _write_to(unfinished, header, columns)
-        _delete(self.path)
-        unfinished.rename(self.path)
+        with not_replaced(self.path.parent, replacing=True):
+            _delete(self.path)
+            unfinished.rename(self.path)
         _delete(unfinished)
         sync_folder(self.path.parent)
         return written
+
+    def _delete(self) -> None:
+        with not_replaced(self.path.parent, replacing=True):
+            _delete(self.path)
 
     def load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]] = np.empty) -> tuple[Header, Columns]:
         """Header and columns of the last checkpoint, the columns in arrays of their own from `allocate(shape, dtype)`.
