@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +229,7 @@ def test_every_option_of_a_search_arrives(
     others = {"filter": {"a": 1}, "score_threshold": 0.5, "with_payload": False, "with_vectors": True}
     assert docs.search([1, 0], 7, **others, **options) == []
     expected = {"k": 7, "oversampling": None, "ef": None, "exact": False, **others, **options}
-    assert {field.name: getattr(seen[0], field.name) for field in fields(Query) if field.name != "queries"} == expected
+    assert {name: value for name, value in seen[0]._asdict().items() if name != "queries"} == expected
     assert seen[0].queries.tolist() == [[1, 0]]
 
 
