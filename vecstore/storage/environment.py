@@ -95,7 +95,8 @@ class Environment:
         try:
             with not_replaced(path.parent):
                 self._open(create)
-                self.inode = path.stat().st_ino
+                stat = os.fstat(self._env.fd())  # of the path another process may have made another's
+                self.inode, self.device = stat.st_ino, stat.st_dev
         except lmdb.NotFoundError:
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
