@@ -95,7 +95,11 @@ class Environment:
         try:
             with not_replaced(path.parent):
                 self._open(create)
-                stat = os.fstat(self._env.fd())  # of the path another process may have made another's
+                try:
+                    stat = path.stat()
+                except OSError as error:  # dropped in this moment
+                    self._env.close()
+                    raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
                 self.inode, self.device = stat.st_ino, stat.st_dev
         except lmdb.NotFoundError:
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
