@@ -96,6 +96,15 @@ def test_a_link_to_an_empty_folder_is_a_target_and_a_name_no_disk_takes_is_told(
         db.backup("a\0b")
 
 
+def test_a_checkpoint_that_cannot_be_read_is_left_out(filled, tmp_path):
+    checkpoint = filled.get_collection("graph")._store.checkpoint.path
+    checkpoint.unlink(missing_ok=True)
+    checkpoint.mkdir()
+    filled.backup(tmp_path / "copy")
+    with vecstore.open(tmp_path / "copy") as copy:
+        assert contents(copy.get_collection("graph")) == contents(filled.get_collection("graph"))
+
+
 def test_a_backup_that_fails_leaves_nothing(filled, tmp_path, monkeypatch):
     for name in ("_copy", "sync", "sync_folder"):
         with monkeypatch.context() as patched:
