@@ -363,7 +363,10 @@ def folder(value: Any, name: str) -> Path:
     """Check the path of a folder."""
     if not isinstance(value, str | os.PathLike):
         raise InvalidArgumentError(f"{name}: expected a folder as str or Path, got {_show(value)}")
-    return Path(os.fspath(value))
+    path = os.fspath(value)
+    if "\0" in path:
+        raise InvalidArgumentError(f"{name}: expected a folder, got a path with a zero byte, {path!r}")
+    return Path(path)
 
 
 def mapping(filter: Any) -> Filter | None:

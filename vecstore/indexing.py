@@ -27,7 +27,8 @@ from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
 from vecstore.index.check import check_graph, check_sample
 from vecstore.index.flat import Rows
-from vecstore.index.hnsw import Change, HnswIndex
+from vecstore.index.following import Change
+from vecstore.index.hnsw import HnswIndex
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.store import Store, View
 from vecstore.types import HNSW, CollectionInfo, Finding, Id

@@ -134,6 +134,32 @@ def test_where_a_sync_fails_nothing_more_is_written_and_the_next_opening_is_at_t
 
 
 @calls_seen
+@pytest.mark.parametrize("by", ["the thread", "a compaction", "a map that grows"])
+def test_a_sync_that_failed_is_not_forgotten_with_a_compaction(tmp_path, by):
+    db = vecstore.open(tmp_path, durability="interval", sync_interval=60)
+    docs = db.create_collection("docs", DIM)
+    docs.insert(1, vector(1))
+    env = docs._store.env
+    env._syncer._step()
+    docs.insert(2, vector(2))
+    with storage_calls(lambda call: Fail(errno.EIO) if call.kind == "sync" and "new" not in call.path else None):
+        if by == "the thread":
+            env._syncer._seconds = 0
+            env._syncer._wake.set()
+            env._syncer._thread.join(10)
+        else:
+            with pytest.raises(StorageError):
+                docs.compact() if by == "a compaction" else env.grow()
+    for write in (docs.compact, lambda: docs.insert(3, vector(3)), docs.compact):
+        with pytest.raises(StorageError, match="could not be synced"):
+            write()
+    with pytest.raises(StorageError, match="could not be synced"):
+        db.close()
+    with vecstore.open(tmp_path) as db:
+        assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
+
+
+@calls_seen
 def test_a_commit_that_fails_in_its_last_step_leaves_a_collection_that_goes_on(tmp_path, opened, monkeypatch):
     opened.insert(1, vector(1))
     failed = []

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import vecstore
 from vecstore import indexing
-from vecstore.index import graph, hnsw
+from vecstore.index import following, graph, hnsw, nodes
 from vecstore.storage import blocks, checkpoint, log
 from vecstore.testing import ModelDatabase, strategies, wrong_hits
 
@@ -32,10 +32,10 @@ class GraphMachine(RuleBasedStateMachine):
             (hnsw, "FIT_FROM", 20),
             (hnsw, "LINK_FROM", 40),
             (hnsw, "REFIT_GROWTH", 3),
-            (hnsw, "REMEMBERED", 2),
+            (following, "REMEMBERED", 2),
             (graph, "MIN_BATCH", 8),
             (graph, "MIN_PILOTS", 2),
-            (graph, "CHUNK", 16),
+            (nodes, "CHUNK", 16),
             (indexing, "MAX_TAIL", 30),
             (indexing, "BUSY_ROWS", 16),
             (indexing, "BUSY_SHARE", 0),

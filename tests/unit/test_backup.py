@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import AlreadyExistsError, ClosedError, InvalidArgumentError, NotADatabaseError
+from vecstore import AlreadyExistsError, ClosedError, InvalidArgumentError, NotADatabaseError, StorageError
 from vecstore.storage import backup
 
 
@@ -71,6 +71,38 @@ def test_a_target_that_holds_something_is_left_as_it_is(filled, tmp_path):
         with pytest.raises(ClosedError):
             closed.backup(tmp_path / "late")
     assert not (tmp_path / "late").exists()
+
+
+def test_a_backup_is_not_laid_among_the_collections_of_a_database(db, tmp_path):
+    db.create_collection("docs", 3)
+    (tmp_path / "link").symlink_to(db.path / "collections")
+    for target in (db.path / "collections" / "copy", db.path / "collections" / "docs" / "a" / "b", tmp_path / "link/x"):
+        with pytest.raises(InvalidArgumentError, match="is among the collections of a database; name another folder"):
+            db.backup(target)
+    assert db.list_collections() == ["docs"]
+    assert not list(db.path.rglob("copy")) and not list(db.path.rglob("a"))
+
+
+def test_a_link_to_an_empty_folder_is_a_target_and_a_name_no_disk_takes_is_told(db, tmp_path):
+    db.create_collection("docs", 3)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    db.backup(tmp_path / "link")
+    with vecstore.open(tmp_path / "link") as copy:
+        assert copy.list_collections() == ["docs"]
+    with pytest.raises(StorageError, match="name too long"):
+        db.backup(tmp_path / ("x" * 300))
+    with pytest.raises(InvalidArgumentError, match="path: expected a folder, got a path with a zero byte"):
+        db.backup("a\0b")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_left_out(filled, tmp_path):
+    checkpoint = filled.get_collection("graph")._store.checkpoint.path
+    checkpoint.unlink(missing_ok=True)
+    checkpoint.mkdir()
+    filled.backup(tmp_path / "copy")
+    with vecstore.open(tmp_path / "copy") as copy:
+        assert contents(copy.get_collection("graph")) == contents(filled.get_collection("graph"))
 
 
 def test_a_backup_that_fails_leaves_nothing(filled, tmp_path, monkeypatch):

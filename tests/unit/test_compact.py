@@ -434,3 +434,61 @@ def test_with_commits_that_are_synced_at_an_interval(tmp_path, rows, monkeypatch
     with vecstore.open(tmp_path / "copy") as db:
         docs = db.get_collection("docs")
         assert docs.check() == [] and docs.get("before") is not None and docs.get("after") is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("point", ["compact.renamed", "compact.synced"])
+def test_a_collection_that_is_dropped_while_its_files_change_their_names(db, rows, monkeypatch, kind, point):
+    """The file may get the inode number of the next collection's: the store must not be found under it."""
+    docs = filled(db, rows, kind)
+    path = docs._store.env.path
+    before = set(store._shared)
+    dropping = threading.Thread(target=db.drop_collection, args=("docs",))
+
+    def dropped(name):
+        if name == point:
+            dropping.start()
+            while path.exists():
+                pass
+
+    for module in (compaction, store):
+        monkeypatch.setattr(module, "reach", dropped)
+    with pytest.raises(CollectionNotFoundError, match='"docs" was dropped'):
+        docs.compact()
+        len(docs)
+    dropping.join()
+    assert docs._store not in store._shared.values() and not before & set(store._shared)
+    for call in (lambda: len(docs), docs.compact, lambda: docs.upsert(1, np.ones(24))):
+        with pytest.raises(CollectionNotFoundError):
+            call()
+    again = db.create_collection("docs", 3)
+    again.insert(1, [1, 2, 3])
+    assert len(again) == 1
+
+
+COMPACTING = """
+import sys
+import vecstore
+with vecstore.open(sys.argv[1]) as db:
+    db.get_collection("docs").compact()
+"""
+
+
+def test_a_reader_whose_collection_is_dropped_while_it_opens_the_new_file(db, rows, process, monkeypatch):
+    filled(db, rows)
+    db.close()
+    with vecstore.open(db.path, read_only=True) as reader:
+        docs = reader.get_collection("docs")
+        assert len(docs) > 0
+        assert process(COMPACTING, db.path).popen.wait() == 0
+        continues = store.Store._continues
+
+        def dropped_then(self, fresh):
+            found = continues(self, fresh)
+            fresh.path.parent.rename(db.path / "collections" / ".docs")
+            return found
+
+        monkeypatch.setattr(store.Store, "_continues", dropped_then)
+        with pytest.raises(CollectionNotFoundError, match='"docs" was dropped'):
+            len(docs)
+    assert not store._shared

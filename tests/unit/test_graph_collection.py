@@ -8,7 +8,7 @@ import pytest
 
 import vecstore
 from vecstore import indexing
-from vecstore.index import graph, hnsw
+from vecstore.index import following, graph, hnsw
 from vecstore.storage import log
 
 METRICS = ["cosine", "dot", "l2"]
@@ -264,7 +264,8 @@ def test_the_same_seed_gives_the_same_links(db, rows, monkeypatch):
 
     made = []
     for seed, threads in ((3, 2), (3, 2), (3, 1), (3, 3), (4, 2), (None, 2)):
-        monkeypatch.setattr(hnsw, "cpus", lambda threads=threads: threads)
+        for module in (following, hnsw):
+            monkeypatch.setattr(module, "cpus", lambda threads=threads: threads)
         docs.rebuild(seed=seed)
         made.append(drawn())
         stats = docs.stats()

@@ -9,7 +9,7 @@ import pytest
 
 import vecstore
 from vecstore import StorageError, indexing
-from vecstore.index import hnsw
+from vecstore.index import following, hnsw
 from vecstore.storage import log
 
 DIM = 16
@@ -82,7 +82,8 @@ def test_only_what_came_after_the_checkpoint_is_linked(folder, rows, monkeypatch
     with vecstore.open(path) as db:
         docs = db.get_collection("docs")
         added = []
-        monkeypatch.setattr(hnsw, "_apply", lambda change, *_, own=hnsw._apply: (added.append(change), own(change, *_)))
+        apply = following._apply
+        monkeypatch.setattr(following, "_apply", lambda change, *_: (added.append(change), apply(change, *_)))
         assert [hit.id for hit in docs.search(rows(50, DIM, seed=2)[7], 1)] == [597]
         assert sum(len(change.added) for change in added) == 50
         docs.wait_indexed(60)

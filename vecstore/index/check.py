@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from vecstore.index import flat
 from vecstore.index.flat import Rows, gathered
-from vecstore.index.graph import Graph, Slots
+from vecstore.index.graph import Graph
 from vecstore.index.hnsw import HnswIndex
+from vecstore.index.nodes import Slots
 from vecstore.kernels import upkeep
 
 SAMPLE: Final = 256

@@ -1,52 +1,34 @@
 """A graph of codes that grows, loses nodes and is searched at the same time.
 
-Nodes are numbered in the order in which they came, and a slot that is used again gets a new node; the old one is dead:
-it hides from results at once, serves as a bridge, and goes at the next `settle`. New nodes are a tail that searches
-scan, until `link` has linked them (HNSW's base layer: Malkov and Yashunin 2018; pruning: kernels/linking.py). In place
-of upper layers a walk starts at the best of some pilots, drawn at random: in high dimension that is as good
-(Munyampirwa et al., Down with the Hierarchy, 2024), and there is nothing to mend when rows go.
+New nodes are a tail that searches scan, until `link` has linked them (HNSW's base layer: Malkov and Yashunin 2018;
+pruning: kernels/linking.py). In place of upper layers a walk starts at the best of some pilots, drawn at random: in
+high dimension that is as good (Munyampirwa et al., Down with the Hierarchy, 2024), and there is nothing to mend when
+rows go. Dead nodes serve as bridges until the next `settle`.
 
-Searches take the current `Arrays` and no lock. `_changing` is held for changes of nodes, `_linking` for changes of
-links; whoever takes both takes `_linking` first.
+Searches take the current `Arrays` and no lock.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
-import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.arrays import (
-    Arrays,
-    Coder,
-    Floats,
-    Ints,
-    LinkRoom,
-    Pilots,
-    SearchRoom,
-    aligned,
-    cosine_table,
-)
-from vecstore.index.flat import METRICS, Rows, gathered
+from vecstore.index.arrays import Arrays, Coder, Floats, Ints, LinkRoom, SearchRoom, aligned
+from vecstore.index.flat import METRICS, Rows
+from vecstore.index.nodes import Nodes, Slots, changed, columns, grown, pilots_of
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import linking, upkeep, walks
 from vecstore.types import HNSW, Metric
-
-Slots = npt.NDArray[np.int64]
 
 # Nodes linked at once: a share of the graph that they are linked to, at least and at most so many. They find each other
 # by comparing all with all, which costs a tenth of the walks at most.
 BATCH_SHARE, MIN_BATCH, MAX_BATCH = 0.02, 512, 4096
 # Links that are kept of a list that is pruned: the rest is room for nodes that come later.
 KEPT_SHARE: Final = 0.8
-CHUNK: Final = 2048
 PILOTS_PER_ROOT: Final = 0.6
 MIN_PILOTS, MAX_PILOTS = 64, 4096
 # Of so many nodes that are linked together one becomes a pilot at once: they may be far from all others, and linked to
@@ -82,129 +64,14 @@ def stretch_of(ef: int) -> np.float32:
     return np.float32((1 + gamma) ** 2)
 
 
-class Graph:
-    """Nodes for the slots of a collection; see the module."""
+class Graph(Nodes):
+    """Nodes that are linked, looked after and searched; see the module."""
 
     def __init__(self, config: HNSW, coder: Coder, metric: Metric, fitted_on: int) -> None:
-        self.config = config
-        self.metric: Metric = metric
-        self.fitted_on = fitted_on
+        super().__init__(config, coder, metric, fitted_on)
         search, self._link, self._link_back, self._sweep = ENTRIES[coder.kind]
         self._search = search.compiled()
-        self._changing = threading.RLock()
-        self._linking = threading.Lock()
         self._rooms: deque[SearchRoom] = deque(maxlen=64)
-        self._nodes = np.full(0, -1, np.int32)
-        self._dead = np.zeros(0, np.uint8)
-        self._ordered, self._checked = 0, 0
-        self.dead_linked = 0
-        columns = 3 if metric == "dot" else 2
-        pilots = _pilots(np.zeros(0, np.int32), *_columns(coder, columns, 0))
-        codes, terms, pairs = _columns(coder, columns, 0)
-        self.arrays = Arrays.of(
-            coder=coder, codes=codes, terms=terms, pairs=pairs, slots=np.zeros(0, np.int32),
-            links=np.zeros((0, 2 * config.m), np.int32), pilots=pilots, cosines=cosine_table(coder.dims),
-            top=np.zeros(1, np.float32), count=0, linked=0,
-        )  # fmt: skip
-
-    # -- nodes -----------------------------------------------------------------------------------------------
-
-    def add(self, rows: Rows, slots: Slots, threads: int) -> None:
-        """Nodes for slots that have none, at the end of the tail: searches that begin from now on find them."""
-        if not len(slots):
-            return
-        with self._changing:
-            arrays = self._with_room(len(slots))
-            first, coder = arrays.count, arrays.coder
-            kind, metric = coder.kernel_kind, METRICS[self.metric]
-            centre_square = float((coder.centres[0].astype(np.float64) ** 2).sum())
-
-            def work(start: int, stop: int) -> float:
-                longest = 0.0
-                for begin in range(start, stop, CHUNK):
-                    some = slots[begin : min(begin + CHUNK, stop)]
-                    vectors, norms = gathered(rows, some)
-                    at = slice(first + begin, first + begin + len(some))
-                    coder.encode(vectors, norms, arrays.codes[at], arrays.terms[at])
-                    linking.pair_rows(
-                        kind, metric, arrays.codes[at], arrays.terms[at], norms, coder.unit, np.float32(coder.step),
-                        centre_square, arrays.pairs[at],
-                    )  # fmt: skip
-                    longest = max(longest, float(norms.max()) * coder.unit)
-                return longest
-
-            longest = max(over_ranges(len(slots), CHUNK, threads if len(slots) > CHUNK else 1, work))
-            arrays.top[0] = max(arrays.top[0], longest * longest)
-            arrays.slots[first : first + len(slots)] = slots
-            self._dead[first : first + len(slots)] = 0
-            most = int(slots.max()) + 1
-            if most > len(self._nodes):
-                self._nodes = _grown(self._nodes, max(most, len(self._nodes) * 5 // 4), -1)
-            self._nodes[slots] = np.arange(first, first + len(slots), dtype=np.int32)
-            self.arrays = _with(arrays, count=first + len(slots))
-
-    def remove(self, slots: Slots) -> None:
-        """The nodes of some slots are dead from now on; slots without a node are passed over."""
-        with self._changing:
-            slots = slots[slots < len(self._nodes)]
-            nodes = self._nodes[slots]
-            nodes = nodes[nodes >= 0]
-            self._nodes[slots] = -1
-            self.arrays.slots[nodes] = -1
-            self._dead[nodes] = 1
-            self.dead_linked += int(np.count_nonzero(nodes < self.arrays.linked))
-
-    def _with_room(self, more: int) -> Arrays:
-        arrays = self.arrays
-        needed, have = arrays.count + more, len(arrays.codes)
-        if needed <= have:
-            return arrays
-        size = max(needed, have * 5 // 4)
-        codes, terms, pairs = _columns(arrays.coder, arrays.pairs.shape[1], size)
-        slots = aligned((size,), np.int32, -1)
-        n = arrays.count
-        codes[:n], terms[:n], pairs[:n], slots[:n] = (
-            arrays.codes[:n],
-            arrays.terms[:n],
-            arrays.pairs[:n],
-            arrays.slots[:n],
-        )
-        self._dead = _grown(self._dead, size, 0)
-        self.arrays = _with(arrays, codes=codes, terms=terms, pairs=pairs, slots=slots)
-        return self.arrays
-
-    def recode(self, coder: Coder, rows: Rows, fitted_on: int) -> None:
-        """Code all rows anew; the links stay, as they are about the rows."""
-        with self._linking, self._changing:
-            old = self.arrays
-            slots, count = old.slots[: old.count].copy(), old.count
-            codes, terms, pairs = _columns(coder, old.pairs.shape[1], len(old.codes))
-            fresh = Graph(self.config, coder, self.metric, fitted_on)
-            live = np.flatnonzero(slots >= 0)
-            fresh.add(rows, slots[live].astype(np.int64), 2)
-            made = fresh.arrays
-            codes[live], terms[live], pairs[live] = (x[: len(live)] for x in (made.codes, made.terms, made.pairs))
-            pilots = _pilots(old.pilots.nodes, codes, terms, pairs)
-            self.fitted_on = fitted_on
-            self._rooms.clear()
-            self.arrays = _with(
-                old, coder=coder, codes=codes, terms=terms, pairs=pairs, pilots=pilots, top=made.top, count=count
-            )
-
-    def changing(self) -> contextlib.AbstractContextManager[Any]:
-        """Nodes come, go and are numbered anew only by this thread."""
-        return self._changing
-
-    def renumber_slots(self, numbers: Slots) -> None:
-        """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
-        with self._changing:
-            old = self.arrays
-            slots = aligned((len(old.codes),), np.int32, -1)
-            nodes = np.flatnonzero(old.slots[: old.count] >= 0)
-            slots[nodes] = numbers[old.slots[nodes]]
-            self._nodes = np.full(int(slots.max(initial=-1)) + 1, -1, np.int32)
-            self._nodes[slots[nodes]] = nodes
-            self.arrays = _with(old, slots=slots)
 
     # -- links -----------------------------------------------------------------------------------------------
 
@@ -221,14 +88,14 @@ class Graph:
                         (max(last, min(len(arrays.codes), max(1024, last * 5 // 4))), arrays.width), np.int32, -1
                     )
                     links[: arrays.linked] = arrays.links[: arrays.linked]
-                    arrays = self.arrays = _with(arrays, links=links)
+                    arrays = self.arrays = changed(arrays, links=links)
                 batch = np.arange(arrays.linked, last, dtype=np.int32)
                 batch = np.ascontiguousarray(batch[self._dead[batch] == 0])
             if len(batch):
                 self._link_batch(arrays, batch, threads)
             with self._changing:
                 self.dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
-                self.arrays = self._with_pilots(_with(self.arrays, linked=last), batch)
+                self.arrays = self._with_pilots(changed(self.arrays, linked=last), batch)
                 return self.arrays.count - last
 
     def _link_batch(self, arrays: Arrays, batch: Ints, threads: int) -> None:
@@ -273,7 +140,7 @@ class Graph:
         elif not len(some):
             return arrays
         nodes = np.sort(nodes).astype(np.int32)
-        return _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+        return changed(arrays, pilots=pilots_of(nodes, arrays.codes, arrays.terms, arrays.pairs))
 
     def _drawn(self, arrays: Arrays, wanted: int, random: np.random.Generator) -> Ints:
         """Pilots at random, and as many at most of the nodes that the fewest links lead to: outliers, which a walk from
@@ -316,7 +183,7 @@ class Graph:
             arrays = self.arrays
             live = int(np.count_nonzero(self._dead[:linked] == 0))
             nodes = self._drawn(arrays, self._wanted(live), np.random.default_rng((self.config.seed, linked)))
-            self.arrays = _with(arrays, pilots=_pilots(nodes, arrays.codes, arrays.terms, arrays.pairs))
+            self.arrays = changed(arrays, pilots=pilots_of(nodes, arrays.codes, arrays.terms, arrays.pairs))
             return self.arrays
 
     @staticmethod
@@ -361,7 +228,7 @@ class Graph:
             with self._changing:
                 now = self.arrays
                 nodes = np.sort(np.append(now.pilots.nodes, np.array(starts, np.int32)))
-                self.arrays = _with(now, pilots=_pilots(nodes, now.codes, now.terms, now.pairs))
+                self.arrays = changed(now, pilots=pilots_of(nodes, now.codes, now.terms, now.pairs))
         rest = np.flatnonzero(reached == 0).astype(np.int32)
         return np.concatenate([order[:found], rest])
 
@@ -373,7 +240,7 @@ class Graph:
             linked = int(np.count_nonzero(order < old.linked))
             numbers = np.full(old.count, -1, np.int32)
             numbers[order] = np.arange(len(order), dtype=np.int32)
-            codes, terms, pairs = _columns(old.coder, old.pairs.shape[1], len(old.codes))
+            codes, terms, pairs = columns(old.coder, old.pairs.shape[1], len(old.codes))
             slots = aligned((len(old.codes),), np.int32, -1)
             n = len(order)
             codes[:n], terms[:n], pairs[:n], slots[:n] = (
@@ -381,18 +248,36 @@ class Graph:
             )
             links = aligned(old.links.shape, np.int32, -1)
             upkeep.renumber(old.links, order[:linked], numbers, links[:linked])
-            self._dead = _grown(self._dead[order], len(old.codes), 0)
+            self._dead = grown(self._dead[order], len(old.codes), 0)
             self.dead_linked = int(np.count_nonzero(self._dead[:linked]))
             alive = slots[:n] >= 0
             self._nodes[slots[:n][alive]] = np.flatnonzero(alive)
             pilots = numbers[old.pilots.nodes]
             pilots = np.sort(pilots[pilots >= 0])
-            fresh = _with(
+            fresh = changed(
                 old, codes=codes, terms=terms, pairs=pairs, slots=slots, links=links, count=n, linked=linked,
-                pilots=_pilots(pilots, codes, terms, pairs),
+                pilots=pilots_of(pilots, codes, terms, pairs),
             )  # fmt: skip
             self.arrays = self._with_pilots(fresh, order[:0])
             self._ordered = linked
+
+    def recode(self, coder: Coder, rows: Rows, fitted_on: int) -> None:
+        """Code all rows anew; the links stay, as they are about the rows."""
+        with self._linking, self._changing:
+            old = self.arrays
+            slots, count = old.slots[: old.count].copy(), old.count
+            codes, terms, pairs = columns(coder, old.pairs.shape[1], len(old.codes))
+            fresh = Graph(self.config, coder, self.metric, fitted_on)
+            live = np.flatnonzero(slots >= 0)
+            fresh.add(rows, slots[live].astype(np.int64), 2)
+            made = fresh.arrays
+            codes[live], terms[live], pairs[live] = (x[: len(live)] for x in (made.codes, made.terms, made.pairs))
+            pilots = pilots_of(old.pilots.nodes, codes, terms, pairs)
+            self.fitted_on = fitted_on
+            self._rooms.clear()
+            self.arrays = changed(
+                old, coder=coder, codes=codes, terms=terms, pairs=pairs, pilots=pilots, top=made.top, count=count
+            )
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -473,107 +358,3 @@ class Graph:
                 )
             ),
         }  # fmt: skip
-
-    # -- files -----------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[dict[str, Any]]:
-        """All that has to be kept of the graph, in arrays that stay as they are within the block: rows may come and go
-        meanwhile, links wait."""
-        with self._linking:
-            with self._changing:
-                arrays, n = self.arrays, self.arrays.count
-                parts = {
-                    "codes": arrays.codes[:n], "terms": arrays.terms[:n], "pairs": arrays.pairs[:n],
-                    "nodes": arrays.slots[:n].copy(), "links": arrays.links[: arrays.linked],
-                    "pilots": arrays.pilots.nodes, "top": arrays.top.copy(),
-                }  # fmt: skip
-            yield parts
-
-    @property
-    def upkeep_done(self) -> tuple[int, int]:
-        """How many nodes were there when they were last numbered in order, and when they were last looked through."""
-        return self._ordered, self._checked
-
-    def restore(self, parts: dict[str, Any], slots: int, upkeep_done: tuple[int, int] | None = None) -> None:
-        """Become the graph that `held` gave, of so many slots; ValueError if the parts do not fit together.
-
-        It keeps arrays that are `aligned`, and copies others.
-        """
-        arrays, n = self.arrays, len(parts["nodes"])
-        codes, terms, pairs = (
-            _own(parts[name], now.dtype)
-            for name, now in (("codes", arrays.codes), ("terms", arrays.terms), ("pairs", arrays.pairs))
-        )
-        links, nodes = _own(parts["links"], np.int32), _own(parts["nodes"], np.int32)
-        pilots = parts["pilots"].astype(np.int32)
-        if [x.shape for x in (codes, terms, pairs)] != [
-            (n, now.shape[1]) for now in (arrays.codes, arrays.terms, arrays.pairs)
-        ]:
-            raise ValueError("codes are not those of the nodes")
-        if (
-            links.ndim != 2
-            or links.shape[1] != arrays.width
-            or len(links) > n
-            or not all(
-                len(x) == 0 or (x.min() >= -1 and x.max() < bound)
-                for x, bound in ((links, len(links)), (nodes, slots), (pilots, len(links)))
-            )
-        ):
-            raise ValueError("links lead out of the graph")
-        if len(pilots) and pilots.min() < 0:
-            raise ValueError("pilots are no nodes")
-        self._dead = (nodes < 0).astype(np.uint8)
-        self.dead_linked = int(np.count_nonzero(self._dead[: len(links)]))
-        self._nodes = np.full(slots, -1, np.int32)
-        alive = np.flatnonzero(nodes >= 0)
-        self._nodes[nodes[alive]] = alive
-        self._ordered, self._checked = upkeep_done or (len(links), len(links))
-        self.arrays = _with(
-            arrays, codes=codes, terms=terms, pairs=pairs, slots=nodes, links=links, count=n, linked=len(links),
-            pilots=_pilots(pilots, codes, terms, pairs), top=np.array(parts["top"], np.float32),
-        )  # fmt: skip
-
-    def links_by_slot(self) -> dict[int, list[int]]:
-        """The links of each linked row as slots, in their order: for tests, and to compare graphs."""
-        arrays = self.arrays
-        return {
-            int(slot): [int(arrays.slots[node]) for node in row if node >= 0]
-            for slot, row in zip(arrays.slots[: arrays.linked], arrays.links[: arrays.linked], strict=True)
-            if slot >= 0
-        }
-
-
-def _columns(coder: Coder, pair_columns: int, size: int) -> tuple[npt.NDArray[np.uint8], Floats, Floats]:
-    return (
-        aligned((size, coder.code_bytes), np.uint8),
-        aligned((size, coder.terms_count), np.float32),
-        aligned((size, pair_columns), np.float32),
-    )
-
-
-def _own(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    """The array itself if a graph can keep it, or else a copy."""
-    if array.dtype == dtype and array.flags.carray and array.ctypes.data % 64 == 0:
-        return array
-    made = aligned(array.shape, dtype)
-    made[...] = array
-    return made
-
-
-def _pilots(nodes: Ints, codes: npt.NDArray[np.uint8], terms: Floats, pairs: Floats) -> Pilots:
-    near = aligned((len(nodes), codes.shape[1]), np.uint8)
-    near[...] = codes[nodes]
-    return Pilots(nodes, near, terms[nodes], pairs[nodes])
-
-
-def _with(arrays: Arrays, **changes: Any) -> Arrays:
-    parts = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
-    del parts["fields"], parts["scan"], parts["query_options"], parts["serial"]
-    return Arrays.of(**{**parts, **changes})
-
-
-def _grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
-    made = np.full(size, fill, array.dtype)
-    made[: len(array)] = array[:size]
-    return made

@@ -1,15 +1,13 @@
-"""The graph index of one collection: follows its writes, and answers a search in the way that suits it.
+"""The graph index of one collection: follows its writes, links, and answers a search in the way that suits it.
 
 While there are few rows they are scanned exactly. From FIT_FROM rows on there are codes, from LINK_FROM on a graph.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import math
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,11 +16,13 @@ import numpy.typing as npt
 from vecstore.index import flat
 from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.flat import Floats, Found, Rows, gathered
-from vecstore.index.graph import Graph, Slots
+from vecstore.index.following import Following
+from vecstore.index.graph import Graph
+from vecstore.index.nodes import Slots
 from vecstore.index.parallel import cpus
-from vecstore.quantization import KINDS, Quantizer
+from vecstore.quantization import KINDS
 from vecstore.quantization.whole import Whole
-from vecstore.types import HNSW, KIND_NAMES, Metric, Quantization
+from vecstore.types import HNSW, Metric, Quantization
 
 # Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
 FIT_FROM: Final = 1000
@@ -41,21 +41,10 @@ OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
 ROW, CODE, PASSED, CANDIDATE = 120.0, 12.0, 1.5, 1400.0
 MAX_EF: Final = 10_000
 
-# Writes whose removals are remembered, for searches that began before them.
-REMEMBERED: Final = 64
-
 NO_FIGURES: Final[dict[str, Any]] = {
     "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "code_bytes": 0, "link_bytes": 0,
     "index_bytes": 0,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Slots whose rows are new, and slots whose rows are gone, since an lsn; a slot may be in both."""
-
-    added: Slots
-    removed: Slots
 
 
 class Plan(NamedTuple):
@@ -69,107 +58,19 @@ class Plan(NamedTuple):
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """An index at the write `lsn`: `facts` that msgpack can pack, and arrays by name."""
-
-    lsn: int
-    work: int
-    facts: dict[str, Any]
-    parts: dict[str, npt.NDArray[Any]]
-
-
-class HnswIndex:
+class HnswIndex(Following):
     """Searches from many threads, while one of them or another follows the writes and another links."""
 
     def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
-        self.config = config
-        self.kind = "float32" if quantization is None else KIND_NAMES[type(quantization)]
-        self.dim, self.metric = dim, metric
-        self.graph: Graph | None = None
+        super().__init__(config, quantization, dim, metric)
         self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
-        self._lsn = -1
-        self._following = threading.Lock()
-        # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
-        self._removals: tuple[int, tuple[tuple[int, Slots], ...]] = (-1, ())
-        self._removed_at = -1  # the last of them
-        # Int ids by slot, -1 for others; odd while they change.
-        self._ids = np.zeros(0, np.int64)
-        self._version, self._ids_lsn = 0, -1
-        self.work = 0
-        """What it would take to do again: nodes linked, coded anew or removed since this was made."""
+
+    # -- making graphs ---------------------------------------------------------------------------------------
 
     @staticmethod
     def scans(count: int) -> bool:
         """Whether so few rows are scanned exactly, without codes."""
         return count < FIT_FROM
-
-    # -- following the writes --------------------------------------------------------------------------------
-
-    @property
-    def lsn(self) -> int:
-        """The write up to which the index knows the rows."""
-        return self._lsn
-
-    def follow(
-        self,
-        rows: Rows,
-        lsn: int,
-        live: Callable[[], Slots],
-        since: Callable[[int], Change | None],
-        ids_of: Callable[[Slots], Slots] | None = None,
-        threads: int | None = None,
-    ) -> None:
-        """Bring the index up to the write `lsn`.
-
-        `live()` are the slots of all rows, `since(lsn)` what has changed after an lsn, or None where that is no longer
-        known. `ids_of(slots)` gives int ids, -1 for others, for `ids` to remember.
-        """
-        if lsn <= self._lsn:
-            return
-        with self._following:
-            if lsn <= self._lsn:
-                return
-            threads = threads or cpus()
-            change = None if self.graph is None else since(self._lsn)
-            if self.graph is None or change is None:
-                added = live()
-                graph = self._new_graph(rows, added, threads, self.config)
-                self._removals, self._removed_at = (lsn, ()), lsn
-                self.graph = graph
-                self.work += len(added)
-            else:
-                added = change.added
-                self.work += len(change.removed)
-                if len(change.removed):
-                    since_lsn, known = self._removals
-                    if len(known) == REMEMBERED:
-                        since_lsn, known = known[0][0], known[1:]
-                    self._removals, self._removed_at = (since_lsn, (*known, (lsn, change.removed))), lsn
-                _apply(change, self.graph, rows, threads)
-            if ids_of is not None and self.graph is not None:
-                if self._ids_lsn != self._lsn:  # the graph was replaced since
-                    added = live()
-                self._remember(added, ids_of(added), rows.slots, lsn)
-            self._lsn = lsn
-
-    def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
-        self._version += 1
-        if size > len(self._ids):
-            grown = np.full(size + size // 4, -1, np.int64)
-            grown[: len(self._ids)] = self._ids
-            self._ids = grown
-        self._ids[slots] = ids
-        self._ids_lsn = lsn
-        self._version += 1
-
-    def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
-        """The ids of some slots at `lsn`; None where the index knows another moment, or one of them is no int."""
-        version = self._version
-        if version & 1 or self._ids_lsn != lsn:
-            return None
-        ids: list[int] = self._ids.take(slots).tolist()
-        return None if version != self._version or -1 in ids else ids
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
         if len(slots) < FIT_FROM:
@@ -204,28 +105,6 @@ class HnswIndex:
             self.graph.recode(self._fitted(rows, live), rows, len(live))
             self.work += len(live)
             return True
-
-    @contextlib.contextmanager
-    def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
-        """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
-        write `lsn`. Searches of either may run: those of earlier ones scan the rows that they see."""
-        graph = self.graph
-        # Both before the block: searches that have seen its end wait for the new numbers.
-        with self._following, contextlib.nullcontext() if graph is None else graph.changing():
-            yield
-            if self._lsn != before:
-                return  # `follow` will find that it cannot know what has changed
-            self._removals, self._removed_at = (lsn, ()), lsn
-            if self.graph is not None:
-                self.graph.renumber_slots(inverse(slots))
-                self.work += self.graph.arrays.count
-            self._version += 1
-            known = slots < len(self._ids)
-            ids = np.full(len(slots), -1, np.int64)
-            ids[known] = self._ids[slots[known]]
-            self._ids, self._ids_lsn = ids, lsn if self._ids_lsn == before else -1
-            self._version += 1
-            self._lsn = lsn
 
     # -- linking ---------------------------------------------------------------------------------------------
 
@@ -265,7 +144,7 @@ class HnswIndex:
 
     def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> Graph | None:
         """A new graph of some rows, not linked yet, for `link_all` and `replace`."""
-        config = self.config if seed is None else HNSW(**{**_options(self.config), "seed": seed})
+        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
         return self._new_graph(rows, live, threads or cpus(), config)
 
     def link_all(
@@ -278,90 +157,6 @@ class HnswIndex:
                 pass
             if going_on():
                 graph.settle(threads)
-
-    def replace(
-        self,
-        graph: Graph | None,
-        built_at: int,
-        rows: Rows,
-        lsn: int,
-        live: Callable[[], Slots],
-        since: Callable[[int], Change | None],
-        ids_of: Callable[[Slots], Slots] | None = None,
-    ) -> bool:
-        """Put a graph of the rows at `built_at`, brought up to `lsn`, in the place of the old one; False if the index
-        has moved on from there. The rest is as for `follow`."""
-        with self._following:
-            if lsn < self._lsn:
-                return False
-            if lsn > built_at:
-                change = None if graph is None else since(built_at)
-                if graph is None or change is None:
-                    graph = self._new_graph(rows, live(), cpus(), self.config if graph is None else graph.config)
-                else:
-                    _apply(change, graph, rows, cpus())
-            if ids_of is not None and graph is not None:
-                change = None if self.graph is None else since(self._lsn)
-                added = live() if change is None else change.added
-                self._remember(added, ids_of(added), rows.slots, lsn)
-            self._removals, self._removed_at = (lsn, ()), lsn
-            self.graph, self._lsn = graph, lsn
-            self.work += 0 if graph is None else graph.arrays.count
-            return True
-
-    # -- files -----------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[Kept | None]:
-        """The index as it is at one write, or None while there is no graph. Within the block its arrays stay as they
-        are: rows may be added and removed meanwhile, and searched, but links wait."""
-        with contextlib.ExitStack() as block:
-            with self._following:
-                graph, kept = self.graph, None
-                if graph is not None:
-                    parts = block.enter_context(graph.held())
-                    known = self._ids_lsn == self._lsn
-                    if known and len(ints := np.flatnonzero(self._ids >= 0)):
-                        parts["ids"] = self._ids[: ints[-1] + 1].copy()
-                    coder = graph.arrays.coder
-                    facts = {
-                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "upkeep_done": graph.upkeep_done,
-                        "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(), "ids_known": known,
-                    }  # fmt: skip
-                    kept = Kept(self._lsn, self.work, facts, parts)
-            yield kept
-
-    def restore(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
-        """Become, before its first use, the index that `held` gave at `lsn`; there are `slots` slots by now.
-
-        ValueError, CorruptionError or the like if it does not fit together.
-        """
-        blob = facts["coder"]
-        coder: Coder = Quantizer.from_bytes(blob) if blob else Whole(self.dim, self.metric)
-        if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
-            raise ValueError("the codes are of another kind")
-        config = HNSW(**{**_options(self.config), "seed": facts["seed"]})
-        graph = Graph(config, coder, self.metric, facts["fitted_on"])
-        ordered, checked = facts["upkeep_done"]
-        graph.restore(parts, slots, (ordered, checked))
-        if facts["ids_known"]:
-            ids = np.full(slots, -1, np.int64)
-            if "ids" in parts:
-                ids[: len(parts["ids"])] = parts["ids"]
-            self._ids, self._ids_lsn = ids, lsn
-        self._removals, self._removed_at = (lsn, ()), lsn
-        self.graph, self._lsn = graph, lsn
-
-    def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
-        """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
-        with self._following:
-            if lsn > self._lsn:
-                self._version += 1
-                self._ids_lsn = -1
-                try:
-                    self.restore(lsn, facts, parts, slots)
-                finally:
-                    self._version += 1
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -506,19 +301,6 @@ class HnswIndex:
         return dict(NO_FIGURES)
 
 
-def inverse(slots: Slots) -> Slots:
-    """Where each slot stands in `slots`, -1 for those that do not."""
-    numbers = np.full(int(slots.max(initial=-1)) + 1, -1, np.int64)
-    numbers[slots] = np.arange(len(slots))
-    return numbers
-
-
-def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:
-    graph.remove(change.removed)
-    graph.remove(change.added)
-    graph.add(rows, change.added, threads)
-
-
 def _all_full(counts: Slots, k: int) -> bool:
     """Whether k were found for each query."""
     return (counts.item(0) if len(counts) == 1 else counts[:, 0].min(initial=k)) == k
@@ -526,10 +308,6 @@ def _all_full(counts: Slots, k: int) -> bool:
 
 def _walk_cost(ef: int) -> float:
     return ef * CANDIDATE
-
-
-def _options(config: HNSW) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in ("m", "ef_construction", "ef", "alpha", "seed")}
 
 
 def _cut(slots: Any, scores: Any, threshold: float | None) -> tuple[Any, Any]:

@@ -17,8 +17,9 @@ from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
 from vecstore.index.arrays import aligned
 from vecstore.index.flat import Floats, Rows
+from vecstore.index.following import Change
 from vecstore.index.graph import Graph
-from vecstore.index.hnsw import Change, HnswIndex
+from vecstore.index.hnsw import HnswIndex
 from vecstore.index.parallel import cpus
 from vecstore.keywords import verb
 from vecstore.quantization import Quantizer

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from vecstore.errors import AlreadyExistsError, CollectionNotFoundError
+from vecstore.errors import AlreadyExistsError, CollectionNotFoundError, InvalidArgumentError
 from vecstore.storage import folder
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.compaction import DATA_FILE
@@ -26,12 +26,13 @@ UNFINISHED: Final = "UNFINISHED"
 def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
     """Copy some named stores into the new database `target`, which must not be there, or be an empty folder.
 
-    AlreadyExistsError if it holds anything, DiskFullError if there is no room; the target is then as it was. A store
-    that is dropped meanwhile is left out.
+    AlreadyExistsError if it holds anything, InvalidArgumentError if it is among the collections of a database,
+    DiskFullError if there is no room; the target is then as it was. A store that is dropped meanwhile is left out.
     """
-    target = target.absolute()
-    _refuse_full(target)
     with disk_errors(target):
+        _refuse_full(target)
+        target = target.resolve()
+        _refuse_among_collections(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.parent / f".{target.name}-{secrets.token_hex(4)}"
         try:
@@ -67,6 +68,13 @@ def _copy(store: Store, place: Path) -> None:
         return
     sync(place / DATA_FILE)
     sync_folder(place)
+
+
+def _refuse_among_collections(target: Path) -> None:
+    """Where a backup would be taken for a collection, or go with one when it is dropped."""
+    for parent in target.parents:
+        if parent.name == folder.COLLECTIONS and (parent.parent / folder.MARKER).exists():
+            raise InvalidArgumentError(f"path: {target} is among the collections of a database; name another folder")
 
 
 def _refuse_full(target: Path) -> None:

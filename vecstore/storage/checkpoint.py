@@ -127,7 +127,10 @@ class CheckpointFile:
     def copy(self, target: Path) -> bool:
         """Copy the last checkpoint into a new file, not synced; whether there is one that could be copied."""
         with self._using, contextlib.suppress(CorruptionError, FileNotFoundError, NotADatabaseError):
-            pages.verify(self.path)
+            try:
+                pages.verify(self.path)
+            except OSError:
+                return False
             env = Environment(self.path, databases=DATABASES, read_only=True)
             try:
                 with env.reading() as txn:

@@ -95,7 +95,12 @@ class Environment:
         try:
             with not_replaced(path.parent):
                 self._open(create)
-                self.inode = path.stat().st_ino
+                try:
+                    stat = path.stat()
+                except OSError as error:  # dropped in this moment
+                    self._env.close()
+                    raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
+                self.inode, self.device = stat.st_ino, stat.st_dev
         except lmdb.NotFoundError:
             raise NotADatabaseError(f"{path} is an LMDB file, but none of vecstore's", path=str(path)) from None
         except lmdb.Error as error:
@@ -403,16 +408,18 @@ class Environment:
         if self.sync_interval is not None:
             from vecstore.storage.interval import Syncer
 
-            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn)
+            # A sync that has failed stays so: the next one would not bring what it lost.
+            failed = None if self._syncer is None else self._syncer.error
+            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, failed)
 
     def pause_syncing(self) -> None:
         """Have every commit on the disk, and no record of syncs: until `resume_syncing` there is no commit."""
-        syncer, self._syncer = self._syncer, None
-        if syncer is not None:
+        if self._syncer is not None:
             try:
-                syncer.close()
+                self._syncer.close()
             except lmdb.Error as error:
                 raise self.translate(error) from error
+            self._syncer = None
 
     def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
         """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls

@@ -176,7 +176,7 @@ class Syncer:
     `before_commit`, `committed` and `settle` are called with the `turn` to write; the thread works without it.
     """
 
-    def __init__(self, env: Any, path: Path, seconds: float, turn: Any) -> None:
+    def __init__(self, env: Any, path: Path, seconds: float, turn: Any, error: Exception | None = None) -> None:
         self._env = env
         self._path = path
         self._seconds = seconds
@@ -193,7 +193,8 @@ class Syncer:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._seen = 0  # the last transaction of which there was a commit to sync
-        self._error: Exception | None = None
+        self.error = error
+        """Why what was written last may never be on the disk: nothing is written any more."""
 
     def before_commit(self) -> None:
         """Keep what is durable now, before a transaction may write over it."""
@@ -221,7 +222,7 @@ class Syncer:
         try:
             newest = self._open_newest()
         except Exception as error:
-            self._error = error
+            self.error = error
             return
         if newest[0].id() == self._seen:  # it changed nothing
             newest[0].abort()
@@ -254,7 +255,7 @@ class Syncer:
         has ended when this returns, and nothing is open any more."""
         self._end_thread()
         try:
-            if self._error is None:
+            if self.error is None:
                 self.settle()
                 if self._record is not None:
                     self._path.with_name(self._path.name + SUFFIX).unlink(missing_ok=True)
@@ -268,7 +269,7 @@ class Syncer:
         """Let go of an environment that was synced by another hand, and takes no more transactions."""
         self._end_thread()
         with self._stepping:
-            if self._last.open and self._error is None:
+            if self._last.open and self.error is None:
                 self._write(False, self._last.meta)
         self._let_go()
 
@@ -288,13 +289,13 @@ class Syncer:
             os.close(self._record)
 
     def _raise_error(self) -> None:
-        if self._error is not None:
+        if self.error is not None:
             path = str(self._path)
             raise StorageError(
-                f"{path}: what was written last could not be synced ({self._error}); nothing can be written until it "
+                f"{path}: what was written last could not be synced ({self.error}); nothing can be written until it "
                 "is closed and opened again, which goes back to its last sync",
                 path=path,
-            ) from self._error
+            ) from self.error
 
     def _run(self) -> None:
         idle = 0.0
@@ -314,7 +315,7 @@ class Syncer:
                         self._turn.release()
             except Exception as error:
                 log.exception("vecstore: what was written to %s could not be synced", self._path)
-                self._error = error
+                self.error = error
                 return
 
     def _step(self) -> bool:
@@ -340,7 +341,9 @@ class Syncer:
     def _sync(self) -> None:
         try:
             self._env.sync(True)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.error = error
             # What the kernel still shows may never reach the disk: no run of the machine may trust it.
             record = Record(self._last.number + 1, True, bytes(16), self._last.meta)
             self._put(record)

@@ -298,6 +298,10 @@ class Store:
             fresh = Environment(old.path, max_size=old.max_size, sync_interval=old.sync_interval, turn=old.turn)
         except BaseException as error:
             # Nobody would find again what is written to the old file.
+            self._unlist()
+            if isinstance(error, StorageError) and not old.path.exists():
+                old.retire(old.dropped)
+                raise old.dropped() from None
             text = f"{old.path} could not be opened again after compact() ({error}); nothing is lost, open it anew"
             old.retire(lambda: StorageError(text, path=str(old.path)))
             raise
@@ -311,7 +315,7 @@ class Store:
             self._writer.forget()
         if self._users:
             self._unlist()
-            _shared[_identity(fresh.path)] = self
+            _shared[fresh.device, fresh.inode] = self  # not what its path leads to by now
         old.retire()
 
     def _follow_file(self, old: Environment) -> None:
