@@ -132,16 +132,14 @@ class Child:
             other = self.db.create_collection("other", 3, "l2", index=vecstore.Flat())
             other.insert(range(10), np.eye(10, 3) + 1)
             turn += 1
-            if turn % 3 == 0:
+            if turn % 2:
                 self.docs.compact()
-        if turn % 2:
-            self.docs.compact()
-        if turn % 3 == 1:
-            copy = Path(f"{self.order['folder']}-copy")
-            shutil.rmtree(copy, ignore_errors=True)
-            self.docs.backup(copy)
-            with vecstore.open(copy, read_only=True) as db:
-                assert db.get_collection(NAME).check() == []
+            if turn % 3 == 1:
+                copy = Path(f"{self.order['folder']}-copy")
+                shutil.rmtree(copy, ignore_errors=True)
+                self.docs.backup(copy)
+                with vecstore.open(copy, read_only=True) as db:
+                    assert db.get_collection(NAME).check() == []
 
 
 if __name__ == "__main__":
