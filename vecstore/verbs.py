@@ -236,9 +236,9 @@ class CollectionVerbs(Closing):
         the cosine, the inner product, or minus the Euclidean distance.
 
         In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
-        (by default 2 for each hit with Int8 and Int4, 10 with Binary). A graph is searched with `ef` candidates
-        (1 to 10,000, but never fewer than k; by default the `ef` of the collection's HNSW): more find more, and take
-        longer. `exact=True` scans the rows instead of either.
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph as many more as may change the
+        answer). A graph is searched with `ef` candidates (1 to 10,000, but never fewer than k; by default the `ef` of
+        the collection's HNSW): more find more, and take longer. `exact=True` scans the rows instead of either.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
         found = self._search(
