@@ -133,9 +133,7 @@ class Collection(CollectionVerbs):
         return self._transaction(work)
 
     def _transaction(self, work: Callable[[Transaction], WriteResult], size: int = 0) -> WriteResult:
-        self._refuse_closed()
-        if self._read_only:
-            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
+        self._refuse_unwritable()
         if self._indexing is None:
             return self._store.write(work, size)
         self._indexing.raise_error()
@@ -277,9 +275,7 @@ class Collection(CollectionVerbs):
         return findings
 
     def _compact(self) -> None:
-        self._refuse_closed()
-        if self._read_only:
-            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
+        self._refuse_unwritable()
         self._store.compact(self._order, self._renumbering)
         if self._indexing is not None:
             self._indexing.compacted()
@@ -324,6 +320,11 @@ class Collection(CollectionVerbs):
     def _refuse_closed(self) -> None:
         if self._closed:
             raise ClosedError(f'collection "{self.name}" is closed')
+
+    def _refuse_unwritable(self) -> None:
+        self._refuse_closed()
+        if self._read_only:
+            raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
 
     @property
     def closed(self) -> bool:

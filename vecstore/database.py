@@ -125,9 +125,7 @@ class Database(DatabaseVerbs):
 
     def _create(self, info: CollectionInfo, exist_ok: bool) -> Collection:
         with self._mutex:
-            self._refuse_closed()
-            if self.read_only:
-                raise ReadOnlyError(f"{self.path} was opened with read_only=True")
+            self._refuse_unwritable()
             taken = next((name for name in self.list_collections() if name.lower() == info.name.lower()), None)
             if taken is not None:
                 return self._existing(taken, info, exist_ok)
@@ -215,9 +213,7 @@ class Database(DatabaseVerbs):
 
     def _drop(self, name: str) -> None:
         with self._mutex:
-            self._refuse_closed()
-            if self.read_only:
-                raise ReadOnlyError(f"{self.path} was opened with read_only=True")
+            self._refuse_unwritable()
             if name not in self.list_collections():
                 raise self._no_collection(name)
             parent = self.path / folder.COLLECTIONS
@@ -256,9 +252,7 @@ class Database(DatabaseVerbs):
         """
         name = collection_name(name)
         with self._mutex:
-            self._refuse_closed()
-            if self.read_only:
-                raise ReadOnlyError(f"{self.path} was opened with read_only=True")
+            self._refuse_unwritable()
             if name not in self.list_collections():
                 raise self._no_collection(name)
             place = self.path / folder.COLLECTIONS / name
@@ -282,6 +276,11 @@ class Database(DatabaseVerbs):
     def _refuse_closed(self) -> None:
         if self._closed:
             raise ClosedError(f"{self.path} is closed")
+
+    def _refuse_unwritable(self) -> None:
+        self._refuse_closed()
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path} was opened with read_only=True")
 
     def close(self) -> None:
         """Close all collections and let the next writer in; closing twice is allowed."""

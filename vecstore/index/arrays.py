@@ -21,7 +21,7 @@ Codes = npt.NDArray[np.uint8]
 Coder = Quantizer | Whole
 
 # A table of visited nodes holds 64 for each candidate, as many as a walk meets, within the first-level cache as long
-# as it can be.
+# as it can be. With 2**13 places the 16 bits in each tell nodes below 2**29 apart.
 MIN_VISITED: Final = 1 << 13
 MAX_VISITED: Final = 1 << 18
 _serials = itertools.count()
