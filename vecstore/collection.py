@@ -181,7 +181,7 @@ class Collection(CollectionVerbs):
                 self._follow(view)
             if self._index.graph is not None:
                 return self._index.search(
-                    rows, allowed, matches, query.queries, query.k, ef=query.ef, threshold=query.score_threshold,
+                    rows, allowed, matches, query.queries, query.k, effort=query.ef, threshold=query.score_threshold,
                     oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()

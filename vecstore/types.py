@@ -104,7 +104,22 @@ class Flat:
     """No graph: every search reads every row, or the code of every row. Right up to some 100,000 rows."""
 
 
-IndexConfig: TypeAlias = HNSW | Flat
+@named
+@dataclass(frozen=True, slots=True)
+class IVF:
+    """An inverted file: rows in lists by the nearest of some centroids, of which a search scans a few. Built in
+    seconds, small in memory with Binary codes, and quick to change; lists split and merge as the rows do.
+    """
+
+    nlist: int | None = None
+    """Lists to begin with, 1 to 65,536; None for twice the square root of the number of rows."""
+    nprobe: int = 32
+    """Lists that a search scans unless it says otherwise, 1 to 65,536."""
+    seed: int = 1
+    """Of all that is drawn at random, 0 to 2^31 - 1."""
+
+
+IndexConfig: TypeAlias = HNSW | IVF | Flat
 """How searches find their way to the nearest rows."""
 
 

@@ -86,7 +86,7 @@ def check_sample(index: HnswIndex, rows: Rows, live: Slots, allowed: npt.NDArray
     if index.metric == "dot":
         return problems  # a longer row may well be nearer to it than itself
     ef = min(10_000, max(256, 4 * index.config.ef))
-    found = index.search(rows, allowed, len(live), vectors, 10, ef=ef, lsn=lsn)
+    found = index.search(rows, allowed, len(live), vectors, 10, effort=ef, lsn=lsn)
     missed = []
     for slot, vector, (slots, scores) in zip(sample.tolist(), vectors, found, strict=True):
         if slot not in slots:

@@ -269,7 +269,7 @@ class Index:
         if filter is None and matches >= k and self._index.graph is not None:
             slots, scores = self._index.arrays_of_best(self._rows(), allowed, matches, matrix, k, ef, threads)
         else:
-            found = self._index.search(self._rows(), allowed, matches, matrix, k, ef=ef, threads=threads)
+            found = self._index.search(self._rows(), allowed, matches, matrix, k, effort=ef, threads=threads)
             slots, scores = np.full((len(matrix), k), NONE, np.int32), np.full((len(matrix), k), -np.inf, np.float32)
             for i, (some, best) in enumerate(found):
                 slots[i, : len(some)], scores[i, : len(best)] = some, best
