@@ -27,7 +27,7 @@ from vecstore.errors import (
 from vecstore.filters import compile_filter
 from vecstore.index import flat
 from vecstore.index.codes import CodeScan
-from vecstore.index.hnsw import NO_FIGURES
+from vecstore.index.answering import NO_FIGURES
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
 from vecstore.storage import keys
@@ -38,10 +38,10 @@ from vecstore.storage.snapshot import Table
 from vecstore.storage.store import Store, View, Viewing
 from vecstore.storage.transaction import Transaction
 from vecstore.types import (
-    HNSW,
     KIND_NAMES,
     CollectionInfo,
     Filter,
+    Flat,
     Finding,
     Hit,
     Id,
@@ -65,7 +65,7 @@ class Collection(CollectionVerbs):
         self._read_only = read_only
         self._codes: CodeScan | None = None
         self._indexing: Indexing | None = None
-        if isinstance(info.index, HNSW):
+        if not isinstance(info.index, Flat):
             self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
@@ -181,7 +181,7 @@ class Collection(CollectionVerbs):
                 self._follow(view)
             if self._index.graph is not None:
                 return self._index.search(
-                    rows, allowed, matches, query.queries, query.k, effort=query.ef, threshold=query.score_threshold,
+                    rows, allowed, matches, query.queries, query.k, effort=query.effort, threshold=query.score_threshold,
                     oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
@@ -247,7 +247,7 @@ class Collection(CollectionVerbs):
             codes = 0 if self._codes is None else self._codes.bytes
             figures: dict[str, Any] = {**NO_FIGURES, "code_bytes": codes, "index_bytes": codes}
             if self._index is not None:
-                figures = self._index.figures()
+                figures |= self._index.figures()
             return Stats(
                 name=self.name,
                 dim=self.dim,

@@ -142,6 +142,10 @@ Quantization: TypeAlias = Int8 | Int4 | Binary
 """Codes that are kept in RAM and scanned instead of the rows; the best candidates are rescored from the rows."""
 
 
+INDEX_KINDS: Final[dict[str, type[IndexConfig]]] = {"hnsw": HNSW, "ivf": IVF, "flat": Flat}
+"""The kinds of indexes by their names, as they are stored."""
+
+
 KIND_NAMES: Final[dict[type[Quantization], str]] = {Int8: "int8", Int4: "int4", Binary: "binary"}
 """The names of the kinds of codes, as they are stored."""
 
@@ -165,21 +169,23 @@ class Stats:
     dim: int
     metric: Metric
     index: str
-    """HNSW or Flat."""
+    """HNSW, IVF or Flat."""
     quantization: str | None
     """The kind of codes: int8, int4, binary or None."""
     count: int
     """Rows that a search can find."""
     linked: int
-    """Rows that the graph holds."""
+    """Rows that the graph or the lists hold."""
     tail: int
-    """Rows that each search scans, because the graph does not hold them yet."""
+    """Rows that each search scans, because graph or lists do not hold them yet."""
     tombstones: int
-    """Slots of removed rows that the graph still holds."""
+    """Places of removed rows that graph or lists still hold."""
     pilots: int
     """Rows among which a search of the graph finds its start."""
     degree: float
     """Links of a linked row, on average."""
+    lists: int
+    """Lists of an IVF."""
     dead: int
     """Slots of deleted or replaced rows, which later writes use again."""
     lsn: int

@@ -16,6 +16,12 @@ from vecstore.index.nodes import Slots
 # Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
 FIT_FROM: Final = 1000
 
+NO_FIGURES: Final[dict[str, Any]] = {
+    "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "lists": 0, "code_bytes": 0, "link_bytes": 0,
+    "index_bytes": 0,
+}  # fmt: skip
+"""What `stats()` tells of an index that has nothing of a kind."""
+
 
 class Answering(Following[S]):
     """Searches from many threads, while one of them or another follows the writes and another looks after the index."""

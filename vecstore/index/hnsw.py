@@ -35,12 +35,6 @@ OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
 ROW, CODE, PASSED, CANDIDATE = 120.0, 12.0, 1.5, 1400.0
 MAX_EF: Final = 10_000
 
-NO_FIGURES: Final[dict[str, Any]] = {
-    "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "code_bytes": 0, "link_bytes": 0,
-    "index_bytes": 0,
-}  # fmt: skip
-
-
 class Plan(NamedTuple):
     """How queries are answered: by a scan or a walk, with so many candidates, of which at most `depth` and at least
     `least` are rescored; and on how many threads."""
@@ -220,9 +214,7 @@ class HnswIndex(Answering[Graph]):
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""
-        if self.graph is not None:
-            return self.graph.figures()
-        return dict(NO_FIGURES)
+        return {} if self.graph is None else self.graph.figures()
 
 
 def _walk_cost(ef: int) -> float:

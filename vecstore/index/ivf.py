@@ -49,11 +49,6 @@ OVERSAMPLING: Final = {"list-binary": (12.0, 2.0), "int8": (3.0, 1.5), "int4": (
 # share of centroids to choose from.
 ROW, PLACE, LIST = 120.0, {"list-binary": 3.0, "int8": 12.0, "int4": 12.0, "float32": 40.0}, 200.0
 
-NO_FIGURES: Final[dict[str, Any]] = {
-    "linked": 0, "tail": 0, "tombstones": 0, "lists": 0, "code_bytes": 0, "index_bytes": 0,
-}  # fmt: skip
-
-
 class Plan(NamedTuple):
     """How queries are answered: lists that are scanned, rows rescored at most and at least, and threads."""
 
@@ -252,7 +247,7 @@ class IvfIndex(Answering[InvertedFile]):
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""
-        return dict(NO_FIGURES) if self.graph is None else self.graph.figures()
+        return {} if self.graph is None else self.graph.figures()
 
 
 def lists_for(count: int, config: IVF) -> int:

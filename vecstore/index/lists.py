@@ -180,6 +180,16 @@ class InvertedFile:
                 )
             )  # fmt: skip
 
+    def places_of(self, slots: Longs) -> Longs:
+        """The places of some slots, NOWHERE for those without a row."""
+        known = slots < len(self._places)
+        return np.where(known, self._places[np.where(known, slots, 0)], NOWHERE).astype(np.int64)
+
+    @property
+    def known(self) -> int:
+        """Slots that have a place."""
+        return int(np.count_nonzero(self._places != NOWHERE))
+
     def filing(self) -> contextlib.AbstractContextManager[Any]:
         """Lists change only by this thread."""
         return self._filing

@@ -119,6 +119,12 @@ class Nodes:
         """Nodes come, go and are numbered anew only by this thread."""
         return self._changing
 
+    def slots_in_order(self) -> Slots:
+        """The slots of all rows, neighbours near each other."""
+        with self._changing:
+            slots = self.arrays.slots[: self.arrays.count]
+            return slots[slots >= 0].astype(np.int64)
+
     def renumber_slots(self, numbers: Slots) -> None:
         """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
         with self._changing:
