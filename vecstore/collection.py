@@ -26,8 +26,8 @@ from vecstore.errors import (
 )
 from vecstore.filters import compile_filter
 from vecstore.index import flat
-from vecstore.index.codes import CodeScan
 from vecstore.index.answering import NO_FIGURES
+from vecstore.index.codes import CodeScan
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
 from vecstore.storage import keys
@@ -35,14 +35,15 @@ from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.store import Store, View, Viewing
+from vecstore.storage.store import Store
 from vecstore.storage.transaction import Transaction
+from vecstore.storage.view import View, Viewing
 from vecstore.types import (
     KIND_NAMES,
     CollectionInfo,
     Filter,
-    Flat,
     Finding,
+    Flat,
     Hit,
     Id,
     Page,
@@ -181,8 +182,8 @@ class Collection(CollectionVerbs):
                 self._follow(view)
             if self._index.graph is not None:
                 return self._index.search(
-                    rows, allowed, matches, query.queries, query.k, effort=query.effort, threshold=query.score_threshold,
-                    oversampling=query.oversampling, lsn=view.state.lsn,
+                    rows, allowed, matches, query.queries, query.k, effort=query.effort,
+                    threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
         if self._codes is None or query.exact:
@@ -347,7 +348,7 @@ class Collection(CollectionVerbs):
                 self._closed = True
                 if self._indexing is not None:
                     self._indexing.close()
-                self._store.release()
+                self._store.release(read_only=self._read_only)
 
 
 def _records(

@@ -1,5 +1,5 @@
-"""A collection's graph or lists, and its rows: how the one follows the other, in searches and in the background, and is kept in
-checkpoints."""
+"""A collection's graph or lists and its rows: how the one follows the other, in searches and in the background, and is
+kept in checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
-from vecstore.storage.store import Store, View
+from vecstore.storage.store import Store
+from vecstore.storage.view import View
 from vecstore.types import CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
@@ -105,9 +106,7 @@ class Indexing:
             with self._store.view() as view:
                 if view.state.lsn > index.lsn and not index.scans(view.state.count):
                     self.follow(view)
-                if index.needs_refit(view.state.count):
-                    index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
-                index.prepare(self._rows_of(view), view.state.lsn, _changes(view)[0])
+                index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
             return False
@@ -171,7 +170,7 @@ class Indexing:
 
     def rebuild(self, seed: int | None) -> None:
         """Build the graph anew, and put it in the place of the old one."""
-        index = self.index
+        index: Any = self.index
         with self._view() as view:
             lsn, (live, *_) = view.state.lsn, _changes(view)
             graph = index.begun(self._rows_of(view), live(), seed)

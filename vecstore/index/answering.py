@@ -1,4 +1,4 @@
-"""What searches of every index have in common: exact scans of few rows, thresholds, and rows that have gone meanwhile."""
+"""What searches of every index share: exact scans of few rows, thresholds, and rows that have gone meanwhile."""
 
 from __future__ import annotations
 

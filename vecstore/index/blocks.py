@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.arrays import Codes, Coder, Floats, Ints, aligned
+from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
 from vecstore.kernels import listing
 from vecstore.kernels import lists as names
 from vecstore.kernels.twins import BLOCK_ROWS

@@ -69,7 +69,9 @@ def check_graph(graph: Graph) -> Iterator[Problem]:
                 yield f"{len(lost)} of {linked} linked nodes cannot be reached", _of(slots, lost)
 
 
-def check_sample(index: GraphOrLists, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int) -> list[Problem]:
+def check_sample(
+    index: GraphOrLists, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int
+) -> list[Problem]:
     """Rows drawn at random have the codes that they would be given, and find themselves, at the write `lsn`."""
     graph = index.graph
     if graph is None or not len(live):
@@ -99,8 +101,9 @@ def check_sample(index: GraphOrLists, rows: Rows, live: Slots, allowed: npt.NDAr
 
 def _codes_of(graph: Graph | InvertedFile, slots: Slots, vectors: Any, norms: Any) -> tuple[Any, Any]:
     """The codes that some rows have, and those that they should have; where a row has none, they differ."""
-    arrays, coder = graph.arrays, graph.arrays.coder
+    coder = graph.arrays.coder
     if isinstance(graph, InvertedFile):
+        arrays = graph.arrays
         places = graph.places_of(slots)
         filed, waiting = places >= 0, places <= IN_TAIL
         kept = np.zeros((len(slots), coder.code_bytes), np.uint8)
@@ -114,9 +117,9 @@ def _codes_of(graph: Graph | InvertedFile, slots: Slots, vectors: Any, norms: An
         kept[~filed & ~waiting] = ~made[~filed & ~waiting]
         return kept, made
     nodes = graph._nodes[slots]
-    made, terms = np.zeros((len(slots), coder.code_bytes), np.uint8), np.zeros_like(arrays.terms[nodes])
+    made, terms = np.zeros((len(slots), coder.code_bytes), np.uint8), np.zeros_like(graph.arrays.terms[nodes])
     coder.encode(vectors, norms, made, terms)
-    kept = arrays.codes[nodes].copy()
+    kept = graph.arrays.codes[nodes].copy()
     kept[nodes < 0] = ~made[nodes < 0]
     return kept, made
 

@@ -227,7 +227,8 @@ class Following(abc.ABC, Generic[S]):
                         parts["ids"] = self._ids[: ints[-1] + 1].copy()
                     coder = graph.arrays.coder
                     facts = {
-                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(), "ids_known": known,
+                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "ids_known": known,
+                        "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(),
                     }  # fmt: skip
                     kept = Kept(self._lsn, self.work, facts, parts)
             yield kept
@@ -242,15 +243,20 @@ class Following(abc.ABC, Generic[S]):
         if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
             raise ValueError("the codes are of another kind")
         config = dataclasses.replace(self.config, seed=facts["seed"])
-        graph = self._made(config, coder, facts["fitted_on"])
-        graph.restore(parts, slots)
+        self.take_over(coder, config, facts["fitted_on"], parts, slots)
         if facts["ids_known"]:
             ids = np.full(slots, -1, np.int64)
             if "ids" in parts:
                 ids[: len(parts["ids"])] = parts["ids"]
             self._ids, self._ids_lsn = ids, lsn
         self._removals, self._removed_at = (lsn, ()), lsn
-        self.graph, self._lsn = graph, lsn
+        self._lsn = lsn
+
+    def take_over(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> None:
+        """Hold the rows as `parts` say; ValueError if they do not fit together."""
+        graph = self._made(config, coder, fitted_on)
+        graph.restore(parts, slots)
+        self.graph = graph
 
     def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
         """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""

@@ -35,6 +35,7 @@ OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
 ROW, CODE, PASSED, CANDIDATE = 120.0, 12.0, 1.5, 1400.0
 MAX_EF: Final = 10_000
 
+
 class Plan(NamedTuple):
     """How queries are answered: by a scan or a walk, with so many candidates, of which at most `depth` and at least
     `least` are rescored; and on how many threads."""
@@ -91,8 +92,10 @@ class HnswIndex(Answering[Graph]):
             self.work += len(live)
             return True
 
-    def prepare(self, rows: Rows, lsn: int, live: Callable[[], Slots]) -> None:
-        """Take what `link` needs of the rows: nothing, as it has their codes."""
+    def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
+        """Do what is to be done with the `count` rows as they are at `lsn`; `link` needs but their codes."""
+        if self.needs_refit(count):
+            self.refit(rows, lsn, live())
 
     # -- linking ---------------------------------------------------------------------------------------------
 
@@ -135,9 +138,7 @@ class HnswIndex(Answering[Graph]):
         config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
         return self._new_graph(rows, live, threads or cpus(), config)
 
-    def link_all(
-        self, graph: Graph | None, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True
-    ) -> None:
+    def link_all(self, graph: Any, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True) -> None:
         """Link a new graph as long as it is `going_on`; it needs no rows."""
         threads = threads or cpus()
         if graph is not None and graph.arrays.count >= LINK_FROM:

@@ -49,6 +49,7 @@ OVERSAMPLING: Final = {"list-binary": (12.0, 2.0), "int8": (3.0, 1.5), "int4": (
 # share of centroids to choose from.
 ROW, PLACE, LIST = 120.0, {"list-binary": 3.0, "int8": 12.0, "int4": 12.0, "float32": 40.0}, 200.0
 
+
 class Plan(NamedTuple):
     """How queries are answered: lists that are scanned, rows rescored at most and at least, and threads."""
 
@@ -107,9 +108,10 @@ class IvfIndex(Answering[InvertedFile]):
             return 0
         return lists.arrays.tail_size
 
-    def prepare(self, rows: Rows, lsn: int, live: Callable[[], Slots]) -> None:
+    def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
         """Take what the next step needs of the rows as they are at `lsn`."""
         with self._following:
+            del count
             if lsn == self._lsn and self.graph is not None and self._step is None:
                 self._step = self._next_step(self.graph, rows, live)
 
@@ -169,25 +171,21 @@ class IvfIndex(Answering[InvertedFile]):
     def settle(self, threads: int | None = None) -> None:
         """Upkeep is done by steps."""
 
-    def needs_refit(self, count: int) -> bool:
-        """Never: what codes are relative to is the centroid of their list."""
-        del count
-        return False
-
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
         """New lists of the rows at `lsn` take the place of the old ones, where nobody writes meanwhile."""
         made = self.begun(rows, live, seed, threads=threads)
         self.replace(made, lsn, rows, lsn, lambda: live, lambda _: None)
-        self.prepare(rows, lsn, lambda: live)
-        while self.link(threads):
-            self.prepare(rows, lsn, lambda: live)
+        left = 1
+        while left:
+            self.prepare(rows, lsn, len(live), lambda: live)
+            left = self.link(threads)
 
     def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> InvertedFile | None:
         """A new inverted file of some rows, without lists yet, for `replace`."""
         config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
         return self._new_graph(rows, live, threads or cpus(), config)
 
-    def link_all(self, graph: InvertedFile | None, **options: Any) -> None:
+    def link_all(self, graph: Any, **options: Any) -> None:
         """Lists are begun where they are searched: they need the rows."""
 
     # -- searching -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""An inverted file: rows in lists by the nearest of some centroids, which grow, split, merge and are searched meanwhile.
+"""An inverted file: rows in lists by the nearest of some centroids, which grow, split and merge while searches run.
 
-New rows are a tail that searches scan, until `file_away` has put them into lists. Lists that grow too long are split,
+New rows are a tail that searches scan, until `put` has them in lists. Lists that grow too long are split,
 rows of lists nearby that are nearer to the new centroids move there, and short lists are dissolved (SPFresh / LIRE: Xu
 et al., SOSP 2023), so that lists follow the data and nothing is ever trained anew.
 
@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.arrays import Codes, Coder, Floats, Ints, aligned
+from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
 from vecstore.index.blocks import Blocks, ListRoom, Lists, Longs, places_of
 from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
@@ -226,8 +226,8 @@ class InvertedFile:
         """Rows that had `places` into lists, as codes relative to them, in one step.
 
         Rows that have gone meanwhile are left out. `of_tail` places of the tail are gone then, and the blocks of the
-        lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists from now on; the last
-        list takes the number of one that is `dropped`. `lists` are new numbers.
+        lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists
+        from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers.
         """
         with self._changing:
             self._reclaim()
@@ -382,8 +382,7 @@ class InvertedFile:
         """Become the lists that `held` gave, of so many slots; ValueError if the parts do not fit together."""
         coder, none = self.arrays.coder, Blocks.empty(self.arrays.coder, 0)
         pool, tail = (
-            Blocks(*(_own(parts[prefix + name], now.dtype) for name, now in _named(none)))
-            for prefix in ("", "tail_")
+            Blocks(*(_own(parts[prefix + name], now.dtype) for name, now in _named(none))) for prefix in ("", "tail_")
         )
         chain, heads, sizes, dead = (_own(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
         tail_size, centroids = int(parts["tail_size"][0]), _own(parts["centroids"], np.float32)
@@ -430,9 +429,7 @@ class InvertedFile:
             }
 
 
-def encoded(
-    coder: Coder, vectors: Floats, norms: Floats, lists: Ints | None, offsets: Floats
-) -> tuple[Codes, Floats]:
+def encoded(coder: Coder, vectors: Floats, norms: Floats, lists: Ints | None, offsets: Floats) -> tuple[Codes, Floats]:
     """Codes and terms of rows `(n, dim)` in lists, or in none yet."""
     if isinstance(coder, ListBinary):
         if lists is None:

@@ -34,7 +34,7 @@ from vecstore.kernels.memory import (
 )
 from vecstore.kernels.pools import EMPTY
 from vecstore.kernels.rotate import dot_f64, rotate_row
-from vecstore.kernels.rows import COSINE, L2
+from vecstore.kernels.rows import L2
 from vecstore.kernels.scans import INT4, INT8
 from vecstore.kernels.tables import MOST_ENTRY, block_estimates, table_sums
 from vecstore.kernels.twins import BLOCK_ROWS
@@ -256,9 +256,7 @@ def search(
             )  # fmt: skip
         count, bound, scored = np.int64(0), lowest, np.int64(0)
         if lists != 0:
-            choose_lists(
-                kind, fields, coded, facts, row, dims, product, metric, sums_at, estimates_at, chosen, probes
-            )
+            choose_lists(kind, fields, coded, facts, row, dims, product, metric, sums_at, estimates_at, chosen, probes)
         for p in range(min(probes, lists)):
             one = np.int64(key_slot(chosen[p]))
             base = key_score(chosen[p]) if kind == LISTED else np.float32(0)
@@ -296,9 +294,7 @@ def search(
             keep_best(found, count, depth)
             count = depth
         sort_keys(found, count)
-        rescore(
-            address_of(found), count, max(least, k), blocks, shift, dim, metric, unit, query, best_at, k
-        )
+        rescore(address_of(found), count, max(least, k), blocks, shift, dim, metric, unit, query, best_at, k)
         n = np.int64(0)
         for j in range(k):
             key = load_i64(best_at + 8 * j)

@@ -91,9 +91,7 @@ def _rows_in_order(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> ir.V
 
 
 @instruction(none(int64, int64, int64, int64), twins.table_sums, inline=False)
-def table_sums(
-    builder: ir.IRBuilder, block: ir.Value, table: ir.Value, size: ir.Value, out: ir.Value
-) -> None:
+def table_sums(builder: ir.IRBuilder, block: ir.Value, table: ir.Value, size: ir.Value, out: ir.Value) -> None:
     name, width = shuffle_form()
     bytes_, words = vector(i8, width), vector(i16, width // 2)
     fifteen, lower = splat(bytes_, 15), splat(words, 255)

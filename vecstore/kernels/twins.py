@@ -301,9 +301,7 @@ def table_sums(block: int, table: int, size: int, out: int) -> None:
     view(out, np.uint16, BLOCK_ROWS)[:] = np.take_along_axis(entries, places, axis=1).sum(axis=0, dtype=np.int64)
 
 
-def block_estimates(
-    sums: int, terms: int, scale: float, shift: float, base: float, bound: float, out: int
-) -> int:
+def block_estimates(sums: int, terms: int, scale: float, shift: float, base: float, bound: float, out: int) -> int:
     """Estimates of 32 rows, (scale * sum + shift) * terms[0] + terms[1] + base, as 32 float32 at `out`.
 
     `sums` are 32 uint16, terms (2, 32) float32. Returns a bit for each row whose estimate is at least `bound`. int64.

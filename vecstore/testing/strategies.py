@@ -24,9 +24,7 @@ index_configs: st.SearchStrategy[IndexConfig] = st.one_of(
         alpha=st.floats(1, 2),
         seed=st.integers(0, MAX_SEED),
     ),
-    st.builds(
-        IVF, nlist=st.none() | st.integers(1, 200), nprobe=st.integers(1, 200), seed=st.integers(0, MAX_SEED)
-    ),
+    st.builds(IVF, nlist=st.none() | st.integers(1, 200), nprobe=st.integers(1, 200), seed=st.integers(0, MAX_SEED)),
 )
 """The `index` of a new collection."""
 

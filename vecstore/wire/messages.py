@@ -11,7 +11,6 @@ from vecstore.types import (
     Binary,
     CollectionInfo,
     Finding,
-    Flat,
     IndexConfig,
     Int4,
     Int8,
