@@ -59,15 +59,15 @@ class Blocks:
         if isinstance(coder, ListBinary):
             listing.place_rows(codes, terms, places, self.codes, self.terms)
         else:
-            self.codes.reshape(-1, coder.code_bytes)[places] = codes
-            self.terms.reshape(-1, coder.terms_count)[places] = terms
+            self.codes.reshape(len(self) * BLOCK_ROWS, coder.code_bytes)[places] = codes
+            self.terms.reshape(len(self) * BLOCK_ROWS, coder.terms_count)[places] = terms
 
     def taken(self, coder: Coder, places: Longs) -> tuple[Codes, Floats]:
         """What `put` was given."""
         if not isinstance(coder, ListBinary):
             return (
-                self.codes.reshape(-1, coder.code_bytes)[places],
-                self.terms.reshape(-1, coder.terms_count)[places],
+                self.codes.reshape(len(self) * BLOCK_ROWS, coder.code_bytes)[places],
+                self.terms.reshape(len(self) * BLOCK_ROWS, coder.terms_count)[places],
             )
         codes = np.empty((len(places), coder.code_bytes), np.uint8)
         terms = np.empty((len(places), listing.TERMS), np.float32)
