@@ -150,13 +150,15 @@ def _centre(centroids: Floats, metric: Metric) -> Floats:
     small."""
     if metric == "cosine":
         return np.zeros(centroids.shape[1], np.float32)
-    return centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centre: Floats = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return centre
 
 
 def _biases(centroids: Floats, metric: Metric) -> Floats:
     if metric == "cosine":
         return np.zeros(len(centroids), np.float32)
-    return np.einsum("ij,ij->i", centroids, centroids) * np.float32(-0.5)
+    biases: Floats = np.einsum("ij,ij->i", centroids, centroids) * np.float32(-0.5)
+    return biases
 
 
 def _hold(
