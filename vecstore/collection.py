@@ -35,8 +35,9 @@ from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.store import Store, View, Viewing
+from vecstore.storage.store import Store
 from vecstore.storage.transaction import Transaction
+from vecstore.storage.view import View, Viewing
 from vecstore.types import (
     HNSW,
     KIND_NAMES,
@@ -347,7 +348,7 @@ class Collection(CollectionVerbs):
                 self._closed = True
                 if self._indexing is not None:
                     self._indexing.close()
-                self._store.release()
+                self._store.release(read_only=self._read_only)
 
 
 def _records(

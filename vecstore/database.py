@@ -28,7 +28,7 @@ from vecstore.keywords import verb
 from vecstore.storage import folder, interval, pages
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
-from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
@@ -261,7 +261,7 @@ class Database(DatabaseVerbs):
             try:
                 return store.repair()
             finally:
-                store.release()
+                store.release(read_only=False)
 
     def _stores(self) -> Iterator[tuple[str, Store]]:
         for name in self.list_collections():

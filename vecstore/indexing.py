@@ -30,7 +30,8 @@ from vecstore.index.flat import Rows
 from vecstore.index.following import Change
 from vecstore.index.hnsw import HnswIndex
 from vecstore.storage.checkpoint import INDEX_FILE
-from vecstore.storage.store import Store, View
+from vecstore.storage.store import Store
+from vecstore.storage.view import View
 from vecstore.types import HNSW, CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]

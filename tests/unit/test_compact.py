@@ -9,7 +9,7 @@ import pytest
 
 import vecstore
 from vecstore import CollectionNotFoundError, CorruptionError, ReadOnlyError, StorageError
-from vecstore.storage import compaction, failpoints, interval, store
+from vecstore.storage import compaction, failpoints, interval, sharing, store
 from vecstore.storage.environment import Environment
 
 KINDS = {
@@ -442,7 +442,7 @@ def test_a_collection_that_is_dropped_while_its_files_change_their_names(db, row
     """The file may get the inode number of the next collection's: the store must not be found under it."""
     docs = filled(db, rows, kind)
     path = docs._store.env.path
-    before = set(store._shared)
+    before = set(sharing._shared)
     dropping = threading.Thread(target=db.drop_collection, args=("docs",))
 
     def dropped(name):
@@ -457,7 +457,7 @@ def test_a_collection_that_is_dropped_while_its_files_change_their_names(db, row
         docs.compact()
         len(docs)
     dropping.join()
-    assert docs._store not in store._shared.values() and not before & set(store._shared)
+    assert docs._store not in sharing._shared.values() and not before & set(sharing._shared)
     for call in (lambda: len(docs), docs.compact, lambda: docs.upsert(1, np.ones(24))):
         with pytest.raises(CollectionNotFoundError):
             call()
@@ -491,4 +491,4 @@ def test_a_reader_whose_collection_is_dropped_while_it_opens_the_new_file(db, ro
         monkeypatch.setattr(store.Store, "_continues", dropped_then)
         with pytest.raises(CollectionNotFoundError, match='"docs" was dropped'):
             len(docs)
-    assert not store._shared
+    assert not sharing._shared

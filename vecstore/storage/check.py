@@ -16,7 +16,7 @@ import numpy as np
 from vecstore.errors import CorruptionError
 from vecstore.storage import keys, log
 from vecstore.storage.rows import open_row
-from vecstore.storage.store import View
+from vecstore.storage.view import View
 from vecstore.types import Finding, Id
 
 Views = Callable[[], contextlib.AbstractContextManager[View]]

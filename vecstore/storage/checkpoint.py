@@ -23,7 +23,8 @@ import xxhash
 
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
 from vecstore.storage import pages
-from vecstore.storage.environment import Environment, ReplacedError, disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, sync_folder
+from vecstore.storage.environment import Environment, ReplacedError
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import not_replaced
 

@@ -29,7 +29,7 @@ from typing import Any, Final
 import xxhash
 
 from vecstore.errors import CorruptionError, StorageError
-from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 
 log = logging.getLogger("vecstore")

@@ -19,7 +19,8 @@ from vecstore.errors import CorruptionError
 from vecstore.storage import blocks, keys
 from vecstore.storage.blocks import Layout
 from vecstore.storage.compaction import Source
-from vecstore.storage.environment import Environment, disk_errors, sync, sync_folder
+from vecstore.storage.disk import disk_errors, sync, sync_folder
+from vecstore.storage.environment import Environment
 from vecstore.storage.rows import open_row
 from vecstore.types import Finding
 
