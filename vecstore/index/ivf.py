@@ -163,6 +163,11 @@ class IvfIndex(Answering[InvertedFile]):
             due += [("dissolve", int(one)) for one in np.flatnonzero(live < SHORTEST * average)[:1]]
         return due
 
+    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
+        """Codes stay: centroids follow the rows."""
+        del rows, lsn, live
+        return False
+
     @property
     def crowded(self) -> bool:
         """Never so crowded by rows that have gone that it could not wait."""

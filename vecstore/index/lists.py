@@ -275,19 +275,21 @@ class InvertedFile:
             pool.slots.reshape(-1)[into] = slots
             changes: dict[str, Any] = {"pool": pool, "chain": chain, "heads": heads, "lasts": lasts, "sizes": sizes}
             if of_tail:
-                tail, left = arrays.tail, arrays.tail_size - of_tail
-                rest = tail.behind(arrays.coder, of_tail // BLOCK_ROWS, -(-arrays.tail_size // BLOCK_ROWS))
-                if not left:
-                    rest = Blocks.empty(arrays.coder, 0)
-                changes |= {"tail": rest, "tail_size": left}
-                moved = rest.slots.reshape(-1)[:left]
-                there = np.flatnonzero(moved >= 0)
-                self._places[moved[there]] = IN_TAIL - there
+                changes |= self._rest_of_tail(arrays, of_tail)
             if centroids is not None:
                 changes |= centroids
             self._places[slots] = into
             self.dead, self.limits = dead, limits
             self._become(arrays.changed(**changes), retired)
+
+    def _rest_of_tail(self, arrays: Lists, gone: int) -> dict[str, Any]:
+        """The tail without its first places, which are whole blocks unless it is the whole tail."""
+        left, last = arrays.tail_size - gone, -(-arrays.tail_size // BLOCK_ROWS)
+        tail = arrays.tail.behind(arrays.coder, min(-(-gone // BLOCK_ROWS), last), last)
+        moved = tail.slots.reshape(-1)[:left]
+        there = np.flatnonzero(moved >= 0)
+        self._places[moved[there]] = IN_TAIL - there
+        return {"tail": tail, "tail_size": left}
 
     def _with_blocks(self, arrays: Lists, more: int) -> tuple[Blocks, Ints]:
         """Pool and chain with so many free blocks at least."""

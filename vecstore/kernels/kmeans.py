@@ -28,10 +28,10 @@ def block_rows(dim: int) -> int:
     return max(1, min(_MAX_BLOCK, _BLOCK_FLOATS // dim) // NEAREST_ROWS) * NEAREST_ROWS
 
 
-def scratch_size(dim: int, width: int, places: int) -> int:
+def scratch_size(dim: int, width: int) -> int:
     """Float32 that `nearest_centroids` needs for groups of up to `width` candidates."""
     panels = -(-width // NEAREST_CENTROIDS)
-    return block_rows(dim) * (dim + 2 * places * NEAREST_CENTROIDS) + panels * NEAREST_CENTROIDS * (dim + 1)
+    return block_rows(dim) * (dim + 4 * NEAREST_CENTROIDS) + panels * NEAREST_CENTROIDS * (dim + 1)
 
 
 @inlined
@@ -60,24 +60,23 @@ def pack_panels(candidates, centroids, biases, centre, panels, panel_biases):
 
 
 @inlined
-def best_position(kept, places, place, below_score, below_position):
-    """Among the lanes' best at `kept`: score and position of the best that comes after (`below_score`,
-    `below_position`), equals by position; position -1 if there is none."""
-    best, best_at = np.float32(-np.inf), np.int64(-1)
-    for p in range(places):
-        scores = kept + 8 * NEAREST_CENTROIDS * p
+def best_position(kept, depth):
+    """Position of the best that is kept (equals: the first), which is taken out, and its score; -1 if none is left."""
+    best, best_at, best_number = np.float32(-np.inf), np.int64(-1), np.int64(0)
+    for d in range(depth):
+        scores = kept + 8 * NEAREST_CENTROIDS * d
         numbers = scores + 4 * NEAREST_CENTROIDS
         for lane in range(NEAREST_CENTROIDS):
-            number = load_i32(numbers + 4 * lane)
+            number = np.int64(load_i32(numbers + 4 * lane))
             if number < 0:
                 continue
             score = load_f32(scores + 4 * lane)
-            position = np.int64(number) * NEAREST_CENTROIDS + lane
-            if place > 0 and (score > below_score or (score == below_score and position <= below_position)):
-                continue
+            position = number * NEAREST_CENTROIDS + lane
             if best_at < 0 or score > best or (score == best and position < best_at):
-                best, best_at = score, position
-    return best, best_at
+                best, best_at, best_number = score, position, numbers + 4 * lane
+    if best_at >= 0:
+        store_i32(best_number, -1)
+    return best_at, best
 
 
 @kernel(
@@ -90,17 +89,19 @@ def best_position(kept, places, place, below_score, below_position):
 def nearest_centroids(
     rows, order, bounds, candidates, centroids, biases, centre, metric, first, last, size, scratch, labels, scores
 ):
-    """The nearest centroids of the rows `order[first:last]`, as many as `labels` (n, places) has places, 1 or 2.
+    """The nearest centroids of the rows `order[first:last]`, as many as `labels` (n, places) has places.
 
     Group g is `order[bounds[g]:bounds[g + 1]]`, its candidates the row g of `candidates` up to the first -1. What is
     greatest is the product of row and centroid, both minus `centre` (dim,), plus the centroid's bias: 0 for products,
-    minus half of the squared norm for Euclidean distances. `scores` (n, places) are those of `metric`, of rows and
-    centroids as they stand (under cosine both have unit norm). Where there are fewer candidates than places the label
-    is -1. `size` is `block_rows`, and `scratch` holds `scratch_size` float32.
+    minus half of the squared norm for Euclidean distances. `scores` (n, places or 0) are those of `metric`, of rows and
+    centroids as they stand (under cosine both have unit norm). One or two are the nearest; of more, candidates whose
+    positions are equal modulo 16 stand in each other's way, and no more than two of them are found. Where there are not
+    as many the label is -1. `size` is `block_rows`, and `scratch` holds `scratch_size` float32.
     """
     dim = rows.shape[1]
     places = labels.shape[1]
-    kept_bytes = 8 * places * NEAREST_CENTROIDS
+    depth = 1 if places == 1 else 2
+    kept_bytes = 8 * depth * NEAREST_CENTROIDS
     packed = address_of(scratch)
     kept = packed + 4 * size * dim
     panels = kept + size * kept_bytes
@@ -121,7 +122,7 @@ def nearest_centroids(
                 number = np.int64(order[start + min(i, count - 1)])
                 for j in range(dim):
                     store_f32(packed + 4 * (i * dim + j), rows[number, j] - centre[j])
-                for lane in range(places * 2 * NEAREST_CENTROIDS):
+                for lane in range(depth * 2 * NEAREST_CENTROIDS):
                     place = kept + i * kept_bytes + 4 * lane
                     if (lane // NEAREST_CENTROIDS) & 1:
                         store_i32(place, -1)
@@ -138,13 +139,14 @@ def nearest_centroids(
                         tile_nearest_two(tile, panel, dim, panel_bias, p, kept + t * NEAREST_ROWS * kept_bytes)
             for i in range(count):
                 number = np.int64(order[start + i])
-                best, position = np.float32(0), np.int64(-1)
                 for place in range(places):
-                    best, position = best_position(kept + i * kept_bytes, places, place, best, position)
+                    position, best = best_position(kept + i * kept_bytes, depth)
                     if position < 0:
                         labels[number, place] = candidates[group, 0] if place == 0 else -1
                     else:
                         labels[number, place] = candidates[group, position]
+                    if place >= scores.shape[1]:
+                        continue
                     if metric == COSINE:
                         scores[number, place] = best
                         continue
@@ -154,6 +156,36 @@ def nearest_centroids(
                         scores[number, place] = dot_f32(row, centroid, dim)
                     else:
                         scores[number, place] = -np.sqrt(l2sq_f32(row, centroid, dim))
+
+
+@kernel(
+    void(
+        const(float32[:, ::1]), const(int32[::1]), const(int32[:, ::1]), const(float32[:, ::1]), int64, int64, int64,
+        int32[:, ::1],
+    )
+)  # fmt: skip
+def nearest_of_lists(rows, order, lists, centroids, metric, first, last, labels):
+    """The nearest of the centroids that `lists` (n, m) has for each of the rows `order[first:last]`, to `labels`
+    (n, 1). -1 in a list is passed over; by the product under cosine, else by Euclidean distance."""
+    dim = rows.shape[1]
+    for position in range(first, last):
+        if position + 2 < last:
+            prefetch(address_of(rows) + 4 * dim * np.int64(order[position + 2]), 4 * dim)
+        number = np.int64(order[position])
+        row = address_of(rows) + 4 * dim * number
+        best, label = np.float32(-np.inf), lists[number, 0]
+        for i in range(lists.shape[1]):
+            candidate = np.int64(lists[number, i])
+            if candidate < 0:
+                continue
+            centroid = address_of(centroids) + 4 * dim * candidate
+            if metric == COSINE:
+                score = dot_f32(row, centroid, dim)
+            else:
+                score = -l2sq_f32(row, centroid, dim)
+            if score > best:
+                best, label = score, np.int32(candidate)
+        labels[number, 0] = label
 
 
 @kernel(void(const(int32[::1]), int32[::1], int64[::1]))

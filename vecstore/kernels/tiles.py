@@ -122,10 +122,14 @@ def _keep_better(
 ) -> None:
     """Hold values against the best of their lanes, from lane `first` on, and what falls out against the next best."""
     row_bytes = 4 * NEAREST_CENTROIDS
+    fell = None
     for place in range(places):
         where, where_numbers = 2 * place * row_bytes + 4 * first, (2 * place + 1) * row_bytes + 4 * first
         best, best_number = load(builder, values.type, kept, where), load(builder, number.type, kept, where_numbers)
         better = builder.fcmp_ordered(">", values, best)
+        if place > 0:  # what falls out came before what it is held against, so that it stays if they are equal
+            better = builder.or_(better, fell)
+        fell = better
         store(builder, builder.select(better, values, best), kept, where)
         store(builder, builder.select(better, number, best_number), kept, where_numbers)
         if place + 1 < places:

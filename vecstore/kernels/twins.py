@@ -230,15 +230,17 @@ NEAREST_ROWS, NEAREST_CENTROIDS = 12, 16
 
 def _tile_nearest(places: int, rows: int, panel: int, dim: int, biases: int, number: int, kept: int) -> None:
     columns = view(panel, np.float32, NEAREST_CENTROIDS * dim).reshape(dim, NEAREST_CENTROIDS)
-    products = view(rows, np.float32, NEAREST_ROWS * dim).reshape(NEAREST_ROWS, dim) @ columns
+    # The sum of a row and a centroid must not depend on what stands beside them, as that of a matrix product does.
+    factors = view(rows, np.float32, NEAREST_ROWS * dim).reshape(NEAREST_ROWS, dim)
+    products = (factors[:, :, None] * columns[None]).sum(axis=1)
     products += view(biases, np.float32, NEAREST_CENTROIDS)
     count = NEAREST_ROWS * places * 2 * NEAREST_CENTROIDS
     shape = NEAREST_ROWS, places, 2, NEAREST_CENTROIDS
     scores, numbers = view(kept, np.float32, count).reshape(shape), view(kept, np.int32, count).reshape(shape)
-    values, owners = products, np.full(products.shape, number, np.int32)
+    values, owners, better = products, np.full(products.shape, number, np.int32), np.zeros(products.shape, bool)
     for place in range(places):
         best, best_numbers = scores[:, place, 0].copy(), numbers[:, place, 1].copy()
-        better = values > best
+        better = better | (values > best)
         scores[:, place, 0] = np.where(better, values, best)
         numbers[:, place, 1] = np.where(better, owners, best_numbers)
         values, owners = np.where(better, best, values), np.where(better, best_numbers, owners)

@@ -27,7 +27,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.storage import disk
+from vecstore.storage import disk, log
 from vecstore.storage.failpoints import reach
 from vecstore.storage.interval import Syncer
 from vecstore.storage.lock import not_replaced
@@ -341,6 +341,19 @@ class Environment:
             except lmdb.Error as error:
                 raise self.translate(error) from error
 
+    def sync_commits(self, lsn: int) -> None:
+        """Have all writes up to `lsn`, which is committed, on the disk; with or without the turn to write."""
+        if (syncer := self._syncer) is not None:
+            try:
+                syncer.sync(lsn)
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+
+    def synced_lsn(self, lsn: int) -> int:
+        """Of the writes up to `lsn`, the last one that is on the disk, where this process writes."""
+        synced = None if (syncer := self._syncer) is None else syncer.synced_lsn
+        return lsn if synced is None else min(synced, lsn)
+
     def last_txn_id(self) -> int:
         """The transaction that was committed last."""
         number: int = self._env.info()["last_txnid"]
@@ -406,7 +419,10 @@ class Environment:
         if self.sync_interval is not None:
             # A sync that has failed stays so: the next one would not bring what it lost.
             failed = None if self._syncer is None else self._syncer.error
-            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, failed)
+            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, self._lsn_of, failed)
+
+    def _lsn_of(self, txn: Any) -> int:
+        return log.last(txn, self.db("log")).lsn
 
     def pause_syncing(self) -> None:
         """Have every commit on the disk, and no record of syncs: until `resume_syncing` there is no commit."""
