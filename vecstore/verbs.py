@@ -279,7 +279,9 @@ class CollectionVerbs(Closing):
         own = self.info.index
         if exact or not isinstance(own, kind):
             others = {HNSW: "; use ef", IVF: "; use nprobe"}
-            reason = f"this collection has no {kind.__name__}, its index is {type(own).__name__}()"
+            reason = (
+                f"this collection has no {'graph' if kind is HNSW else 'lists'}, its index is {type(own).__name__}()"
+            )
             reason = "exact=True scans the rows" if exact else reason + others.get(type(own), "")
             raise InvalidArgumentError(f"{name} has no effect: {reason}; leave it out")
         return arguments.whole_number(value, name, 1, most)

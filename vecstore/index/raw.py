@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
+from vecstore.index.answering import NO_FIGURES
 from vecstore.index.arrays import aligned
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.following import Change
@@ -315,7 +316,12 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """Counts, and bytes by part: linked, tail, tombstones, pilots, degree, code_bytes, link_bytes, index_bytes."""
-        return {"count": self._count, **self._index.figures(), "row_bytes": sum(slab.nbytes for slab in self._slabs)}
+        return {
+            "count": self._count,
+            **NO_FIGURES,
+            **self._index.figures(),
+            "row_bytes": sum(slab.nbytes for slab in self._slabs),
+        }
 
     def _rows(self) -> Rows:
         kept = self._kept  # most searches see what the last one did

@@ -81,7 +81,7 @@ def _makes_sense(config: dict[str, Any]) -> bool:
 
 def _index_makes_sense(index: Any) -> bool:
     """Whether it is a map of a known kind with just the numbers of that kind, each in its range."""
-    if not isinstance(index, dict) or index.get("kind") not in INDEX_KINDS:
+    if not isinstance(index, dict) or index.get("kind") not in [*INDEX_KINDS]:
         return False
     kind = INDEX_KINDS[index["kind"]]
     names = {one.name for one in dataclasses.fields(kind)}
