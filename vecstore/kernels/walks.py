@@ -64,8 +64,8 @@ from vecstore.kernels.scans import BINARY, INT4, INT8
 ROWS_AHEAD = 3
 """Rows asked for before they are scored."""
 SURE = 3.0
-"""Deviations by which an estimate may be off. In clusters of 256 dims Int4 at ef 128 finds .994 of the true ten with 2.5,
-which rescores 26 rows, .998 with 3 and 32 rows, .999 with 4 and 43; text embeddings take 20 to 21 rows."""
+"""Deviations by which an estimate may be off. In clusters of 256 dims Int4 at ef 128 finds .994 of the true ten at 2.5
+by rescoring 26 rows, .998 at 3 by 32, .999 at 4 by 43; text embeddings take 20 to 21 rows."""
 
 
 @inlined
