@@ -247,7 +247,7 @@ class CollectionVerbs(Closing):
         the cosine, the inner product, or minus the Euclidean distance.
 
         In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
-        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph as many more as may change the
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph or lists as many as may change the
         answer). A graph is searched with `ef` candidates (1 to 10,000, but never fewer than k; by default the `ef` of
         the collection's HNSW), of the lists of an IVF the `nprobe` nearest are scanned (1 to 65,536; by default those
         of its IVF): more find more, and take longer. `exact=True` scans the rows instead of all that.
@@ -424,7 +424,7 @@ class DatabaseVerbs(Closing):
         `index` is `HNSW()`, a graph, unless it is `IVF()`, lists, which are built sooner and take less memory, or
         `Flat()`, where every search reads every row. With `quantization`
         (`Int8()`, `Int4()` or `Binary()`) a search reads codes in RAM instead of the rows, which is several times as
-        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 128 dimensions and more, `Int8()`
+        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 192 dimensions and more, `Int8()`
         for fewer, `Binary()` with `IVF()` from 256 on, and None with `Flat()`, which so stays exact.
         """
         name, dim = collection_name(name), arguments.dimension(dim)

@@ -294,7 +294,9 @@ def search(
             keep_best(found, count, depth)
             count = depth
         sort_keys(found, count)
-        rescore(address_of(found), count, max(least, k), blocks, shift, dim, metric, unit, query, best_at, k)
+        rescore(
+            address_of(found), count, max(least, k), blocks, shift, dim, metric, unit, tails[0, 0], query, best_at, k
+        )
         n = np.int64(0)
         for j in range(k):
             key = load_i64(best_at + 8 * j)
