@@ -41,7 +41,9 @@ MAX_K: Final = 10_000
 MAX_EF: Final = 10_000
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
-MIN_INT4_DIM: Final = 128  # below it Int8 is small enough, and the better estimate
+# Below it Int8 is small enough, and the better estimate: on text embeddings cut to 128 dims a graph of Int8 is as fast
+# at recall@10 0.95, and reaches 0.99, which Int4 does not; cut to 256 dims Int4 is faster by a fifth and more.
+MIN_INT4_DIM: Final = 192
 MAX_DEPTH: Final = 64  # of a payload
 MAX_SEED: Final = 2**31 - 1
 MAX_SECONDS: Final = 1_000_000

@@ -161,7 +161,8 @@ def check(
         print(json.dumps({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()}, indent=2))  # noqa: T201
     else:
         for name, found in findings.items():
-            console.print(f"{name}: " + ("[green]sound[/]" if not found else f"[red]{len(found)} findings[/]"))
+            count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+            console.print(f"{name}: " + (f"[red]{count}[/]" if found else "[green]sound[/]"))
             for one in found:
                 ids = f"; ids: {', '.join(map(repr, one.ids[:20]))}{' ...' if len(one.ids) > 20 else ''}"
                 console.print(f"  {one.part}: {one.message}{ids if one.ids else ''}", markup=False, highlight=False)

@@ -35,8 +35,9 @@ from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
-from vecstore.storage.store import Store, View, Viewing
+from vecstore.storage.store import Store
 from vecstore.storage.transaction import Transaction
+from vecstore.storage.view import View, Viewing
 from vecstore.types import (
     HNSW,
     KIND_NAMES,
@@ -179,7 +180,7 @@ class Collection(CollectionVerbs):
         if self._index is not None and not query.exact:
             if view.state.lsn > self._index.lsn:
                 self._follow(view)
-            if self._index.graph is not None:
+            if self._index.graph is not None and self._index.lsn >= view.state.lsn:
                 return self._index.search(
                     rows, allowed, matches, query.queries, query.k, ef=query.ef, threshold=query.score_threshold,
                     oversampling=query.oversampling, lsn=view.state.lsn,
@@ -257,6 +258,8 @@ class Collection(CollectionVerbs):
                 count=view.state.count,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
+                durability=None if self._read_only else "commit" if view.env.sync_interval is None else "interval",
+                synced_lsn=None if self._read_only else view.env.synced_lsn(view.state.lsn),
                 checkpoint_lsn=0 if self._indexing is None else self._indexing.checkpoint_lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
                 row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
@@ -285,6 +288,7 @@ class Collection(CollectionVerbs):
             return view.table.live_slots()
         if not self._indexing.index.scans(view.state.count):
             self._indexing.follow(view)
+            self._indexing.refit(view)
         return self._indexing.order(view)
 
     @contextlib.contextmanager
@@ -347,7 +351,7 @@ class Collection(CollectionVerbs):
                 self._closed = True
                 if self._indexing is not None:
                     self._indexing.close()
-                self._store.release()
+                self._store.release(read_only=self._read_only)
 
 
 def _records(

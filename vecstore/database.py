@@ -28,7 +28,7 @@ from vecstore.keywords import verb
 from vecstore.storage import folder, interval, pages
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
-from vecstore.storage.environment import disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
@@ -171,20 +171,23 @@ class Database(DatabaseVerbs):
             known = self._open_collections.get(name)
             if known is not None and not known.closed and known._current():
                 return known
-            place = self.path / folder.COLLECTIONS / name
-            if name not in self.list_collections():
-                raise self._no_collection(name)
-            if self.read_only:
-                self._recover(place / DATA_FILE)
-            store = Store.share(
-                place, read_only=self.read_only, max_size=self._max_size, sync_interval=self._sync_interval
-            )
+            store = self._share(name)
             info = _info(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
             if known is not None and not known.closed:
                 known._dropped()
             self._open_collections[name] = opened
             return opened
+
+    def _share(self, name: str) -> Store:
+        """The store of a collection, to be released."""
+        place = self.path / folder.COLLECTIONS / name
+        if name not in self.list_collections():
+            raise self._no_collection(name)
+        if self.read_only:
+            self._recover(place / DATA_FILE)
+            return Store.share(place, read_only=True)
+        return Store.share(place, read_only=False, max_size=self._max_size, sync_interval=self._sync_interval)
 
     def _recover(self, data: Path) -> None:
         """Have a file as it was at its last sync, if the machine went down since and no writer was here yet."""
@@ -255,18 +258,22 @@ class Database(DatabaseVerbs):
             self._refuse_unwritable()
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            place = self.path / folder.COLLECTIONS / name
-            pages.verify(place / DATA_FILE)
-            store = Store.share(place, read_only=False, max_size=self._max_size, sync_interval=self._sync_interval)
+            pages.verify(self.path / folder.COLLECTIONS / name / DATA_FILE)
+            store = self._share(name)
             try:
                 return store.repair()
             finally:
-                store.release()
+                store.release(read_only=False)
 
     def _stores(self) -> Iterator[tuple[str, Store]]:
         for name in self.list_collections():
             with contextlib.suppress(CollectionNotFoundError):  # dropped meanwhile
-                yield name, self._open(name)._store
+                with self._mutex:
+                    store = self._share(name)
+                try:
+                    yield name, store
+                finally:
+                    store.release(read_only=self.read_only)
 
     def _no_collection(self, name: str) -> CollectionNotFoundError:
         names = self.list_collections()

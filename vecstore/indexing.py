@@ -30,13 +30,17 @@ from vecstore.index.flat import Rows
 from vecstore.index.following import Change
 from vecstore.index.hnsw import HnswIndex
 from vecstore.storage.checkpoint import INDEX_FILE
-from vecstore.storage.store import Store, View
+from vecstore.storage.environment import Environment
+from vecstore.storage.store import Store
+from vecstore.storage.view import View
 from vecstore.types import HNSW, CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
 
 # Rows that may wait to be linked: a search scans their codes, in some 400 us at 384 dimensions. Behind it writers wait.
 MAX_TAIL = 32_768
+# A compaction fits codes anew to so many times the rows that they were fitted on.
+REFIT_GROWTH: Final = 4
 NO_BOUND: Final = 2**31
 
 # A checkpoint is written when as many nodes were linked, coded or removed since the last one: at least so many, and a
@@ -46,6 +50,9 @@ IDLE_ROWS, IDLE_SHARE = 1024, 1 / 32
 REST: Final = 20
 # Or when so many writes came since: each is a record of the log that is kept for the next open.
 MAX_WRITES = 16_384
+# That a process which reads waits for the writer's checkpoint of a compaction. Meanwhile it scans rows; to link them by
+# itself takes longer than that, from some ten thousand rows on.
+AWAIT_SECONDS, LOOK_AGAIN_SECONDS = 10.0, 0.05
 
 log = logging.getLogger("vecstore")
 
@@ -62,7 +69,10 @@ class Indexing:
         self.indexer = Indexer(info.name, self._step)
         self._store = store
         self._rows_of = rows_of
+        # Around a view in which links wait, and links in which a view is waited for: never both at once.
+        self._keeping = threading.Lock()
         self._renewing = threading.Lock()
+        self._awaited: tuple[Environment, float, object] | None = None  # a file, until when, the checkpoint seen last
         self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
         self.checkpoint_lsn = 0
         self._kept_work, self._kept_lsn = 0, 0  # how far the index was when a checkpoint was last written, or tried
@@ -81,11 +91,18 @@ class Indexing:
 
     # -- following -------------------------------------------------------------------------------------------
 
-    def follow(self, view: View) -> None:
-        """Bring the index up to a view."""
-        if self._read_only and view.env is not self._env:
-            self._renew(view)
+    def follow(self, view: View) -> bool:
+        """Bring the index up to a view; False where it stays behind, since there may soon be a checkpoint."""
+        if self._read_only and view.env is not self._env and not self._renew(view):
+            return False
         self.index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
+        return True
+
+    def refit(self, view: View) -> None:
+        """Fit the codes to the rows of a view, if those are many more than they were fitted on."""
+        graph, count = self.index.graph, view.state.count
+        if graph is not None and self.index.kind != "float32" and count >= REFIT_GROWTH * graph.fitted_on:
+            self.index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
 
     def order(self, view: View) -> Slots:
         """The live slots of a view in the order of the graph's nodes, so that neighbours lie near each other."""
@@ -99,19 +116,23 @@ class Indexing:
 
     def _step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
-        index = self.index
+        index, following = self.index, True
         try:
             if self._due:
                 self._try_checkpoint()
-            with self._store.view() as view:
+            with self._keeping, self._store.view() as view:
                 if view.state.lsn > index.lsn and not index.scans(view.state.count):
-                    self.follow(view)
-                if index.needs_refit(view.state.count):
+                    following = self.follow(view)
+                if following and index.needs_refit(view.state.count):
                     index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
             return False
+        if not following:
+            time.sleep(LOOK_AGAIN_SECONDS)
+            return True
         more = index.link() > 0
+        self.indexer.error = None  # whoever waited for the last row to be linked need not see it
         if not more or index.crowded:
             index.settle()
         # In a step of its own: whoever waits for the last row to be linked need not wait for the checkpoint too.
@@ -198,6 +219,7 @@ class Indexing:
                 view.verify()
                 problems = check_sample(self.index, self._rows_of(view), live, view.table.live, view.state.lsn)
             findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
+        findings += self._check_file()
         if graph is not None:
             problems = list(check_graph(graph))
             with self._view() as view:
@@ -253,7 +275,7 @@ class Indexing:
     def _checkpoint(self) -> None:
         """Write what has changed of the index since the last one; writers and searches go on meanwhile."""
         started = time.monotonic()
-        with self.index.held() as kept:
+        with self._keeping, self.index.held() as kept:
             if kept is None:
                 return
             self._kept_work, self._kept_lsn = kept.work, kept.lsn  # if it fails, it is tried again after as much
@@ -261,6 +283,7 @@ class Indexing:
                 write_id = view.write_id(kept.lsn)
             if not write_id or not self._store.env.still_there():
                 return
+            self._store.env.sync_commits(kept.lsn)  # or a power loss might take the write that it names
             header = {"lsn": kept.lsn, "write_id": write_id, "facts": kept.facts, **self._identity()}
             written = self._store.checkpoint.write(header, kept.parts)
         self.checkpoint_lsn = self._store.log_kept_from = kept.lsn
@@ -294,17 +317,49 @@ class Indexing:
             if reason and view.state.count >= hnsw.LINK_FROM:
                 log.warning("%s of %s %s: the index is made anew from the rows", INDEX_FILE, self.name, reason)
 
-    def _renew(self, view: View) -> None:
-        """In a process that reads: after a compaction, go on with the writer's checkpoint of it, if there is one."""
+    def _renew(self, view: View) -> bool:
+        """In a process that reads, whose file is another by now: after a compaction, go on with the writer's checkpoint
+        of it. Whether the index can follow from what it has; False while that checkpoint is awaited."""
         with self._renewing:
             if view.env is self._env:
-                return
-            self._env = view.env
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                header, columns = self._store.checkpoint.load(aligned)
-                if not self._unfit(view, header):
-                    self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
-                    self.checkpoint_lsn = header["lsn"]
+                return True
+            if self._awaited is None or self._awaited[0] is not view.env:
+                self._awaited = view.env, time.monotonic() + AWAIT_SECONDS, None
+            _, until, seen = self._awaited
+            if self.index.graph is None or view.changed_since(self.index.lsn) is not None:
+                until = 0.0  # nothing was numbered anew, or there is nothing to lose
+            elif (stamp := self._store.checkpoint.stamp()) != seen:
+                self._awaited = view.env, until, stamp
+                if self._renewed(view):
+                    until = 0.0
+            if time.monotonic() < until:
+                return False
+            self._env, self._awaited = view.env, None
+            return True
+
+    def _renewed(self, view: View) -> bool:
+        with contextlib.suppress(VecstoreError, OSError, ValueError, KeyError, TypeError):
+            header, columns = self._store.checkpoint.load(aligned)
+            if not self._unfit(view, header):
+                self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
+                self.checkpoint_lsn = header["lsn"]
+                return True
+        return False
+
+    def _check_file(self) -> Iterator[Finding]:
+        """What is wrong with index.mdb: damage, or that it contradicts the log although it is in use."""
+        try:
+            header = self._store.checkpoint.verified()
+        except FileNotFoundError:
+            return
+        except VecstoreError as error:
+            yield Finding(INDEX_FILE, f"{error}; it is made anew from the rows")
+            return
+        with self._view() as view:
+            reason = self._unfit(view, header)
+            # The log need not tell of a checkpoint that a later one is to replace, as after a compaction.
+            if reason and self.checkpoint_lsn and view.write_id(header["lsn"]):
+                yield Finding(INDEX_FILE, f"{INDEX_FILE} {reason}; it is made anew from the rows")
 
     def compacted(self) -> None:
         """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""

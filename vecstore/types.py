@@ -169,6 +169,10 @@ class Stats:
     """Slots of deleted or replaced rows, which later writes use again."""
     lsn: int
     """Log sequence number of the last write."""
+    durability: str | None
+    """When a write is on the disk: commit (as it returns), interval (a moment later), or None where this only reads."""
+    synced_lsn: int | None
+    """The last write that is on the disk, or None as above."""
     checkpoint_lsn: int
     """The write up to which the graph is kept in index.mdb: later ones are followed when it is opened. 0 for none."""
     vector_bytes: int

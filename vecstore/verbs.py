@@ -236,8 +236,8 @@ class CollectionVerbs(Closing):
         the cosine, the inner product, or minus the Euclidean distance.
 
         In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
-        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph as many more as may change the
-        answer). A graph is searched with `ef` candidates (1 to 10,000, but never fewer than k; by default the `ef` of
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph as many as may change the answer).
+        A graph is searched with `ef` candidates (1 to 10,000, but never fewer than k; by default the `ef` of
         the collection's HNSW): more find more, and take longer. `exact=True` scans the rows instead of either.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
@@ -405,7 +405,7 @@ class DatabaseVerbs(Closing):
 
         `index` is `HNSW()`, a graph, unless it is `Flat()`, where every search reads every row. With `quantization`
         (`Int8()`, `Int4()` or `Binary()`) a search reads codes in RAM instead of the rows, which is several times as
-        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 128 dimensions and more, `Int8()`
+        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 192 dimensions and more, `Int8()`
         for fewer, and None with `Flat()`, which so stays exact.
         """
         name, dim = collection_name(name), arguments.dimension(dim)

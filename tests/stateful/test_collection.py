@@ -304,7 +304,8 @@ class CollectionMachine(RuleBasedStateMachine):
         """Readers and the allocator begin anew from what is stored, as another process would."""
         store = self.pair()[0]._store
         assert isinstance(store, Store)
-        store._table = store._allocator = None
+        store._forget()
+        store._writer.forget()
 
     @rule(
         metric=st.sampled_from(["cosine", "dot", "l2"]),

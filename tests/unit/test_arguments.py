@@ -339,9 +339,9 @@ def test_an_unknown_number_without_a_likeness_is_answered_with_all():
 @pytest.mark.parametrize(
     ("options", "index", "quantization"),
     [
-        ({"dim": 127}, vecstore.HNSW(), vecstore.Int8()),
-        ({"dim": 128}, vecstore.HNSW(), vecstore.Int4()),
-        ({"dim": 128, "index": vecstore.HNSW(m=8), "quantization": "auto"}, vecstore.HNSW(m=8), vecstore.Int4()),
+        ({"dim": 191}, vecstore.HNSW(), vecstore.Int8()),
+        ({"dim": 192}, vecstore.HNSW(), vecstore.Int4()),
+        ({"dim": 192, "index": vecstore.HNSW(m=8), "quantization": "auto"}, vecstore.HNSW(m=8), vecstore.Int4()),
         ({"dim": 128, "quantization": None}, vecstore.HNSW(), None),
         ({"dim": 8, "quantization": vecstore.Binary()}, vecstore.HNSW(), vecstore.Binary()),
         ({"dim": 128, "index": vecstore.Flat()}, vecstore.Flat(), None),

@@ -132,18 +132,6 @@ def test_two_databases_of_one_folder_in_one_process(db):
         assert len(reader.get_collection("docs")) == 49
 
 
-def test_a_collection_open_read_only_in_this_process_cannot_be_opened_for_writing(tmp_path):
-    with vecstore.open(tmp_path) as db:
-        db.create_collection("docs", 4)
-    with vecstore.open(tmp_path, read_only=True) as reader:
-        docs = reader.get_collection("docs")
-        with vecstore.open(tmp_path) as db:
-            with pytest.raises(vecstore.StateError, match="open read-only in this process; close that database first"):
-                db.get_collection("docs")
-            docs.close()
-            assert db.get_collection("docs").insert(1, np.ones(4)).inserted == 1
-
-
 def test_slots_are_used_again(db):
     docs = db.create_collection("docs", 64)
     per_block = docs._store.layout.rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore.storage import store
+from vecstore.storage import config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -25,7 +25,7 @@ def folder(tmp_path, request):
 
 
 def test_there_is_one_of_each_format():
-    assert max(FORMATS) == store.FORMAT
+    assert max(FORMATS) == config.FORMAT
     assert {path.name for path in GOLDEN.glob("format-*")} == {f"format-{number}" for number in FORMATS}
 
 
@@ -69,7 +69,7 @@ def test_it_is_written_to_and_followed(folder, name):
     for read_only in (True, False):
         with vecstore.open(folder, read_only=read_only) as db:
             docs = db.get_collection(name)
-            assert (docs._store.config["format"], docs._store.config["uid"]) == (store.FORMAT, uid)
+            assert (docs._store.config["format"], docs._store.config["uid"]) == (config.FORMAT, uid)
             assert docs.stats().linked == (0 if name == "flat" else len(expected))
             same_as(docs, expected)
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index import flat
+from vecstore.index.arrays import Arrays
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.graph import Graph
 from vecstore.index.hnsw import HnswIndex
@@ -61,11 +62,23 @@ def check_graph(graph: Graph) -> Iterator[Problem]:
                     sound = sound and "out" not in what
                     yield f"{len(wrong)} nodes have {what}", _of(slots, wrong)
         if sound and settled and not dead[:linked].any():
-            reached = np.zeros(linked, np.uint8)
-            upkeep.reach(arrays.links, pilots, 0, reached, np.empty(linked, np.int32))
-            lost = np.flatnonzero(reached == 0)
-            if len(lost) > LOST_SHARE * linked:
-                yield f"{len(lost)} of {linked} linked nodes cannot be reached", _of(slots, lost)
+            yield from _out_of_reach(arrays, slots)
+
+
+def _out_of_reach(arrays: Arrays, slots: npt.NDArray[np.int32]) -> Iterator[Problem]:
+    """Nodes that nobody links to, and nodes that no walk comes to, if they are more than a few."""
+    linked, links, pilots = arrays.linked, arrays.links, arrays.pilots.nodes
+    known = np.zeros(linked, bool)
+    known[pilots] = True
+    for first in range(0, linked, LINKS_AT_ONCE):
+        some = links[first : min(first + LINKS_AT_ONCE, linked)]
+        known[some[some >= 0]] = True
+    reached = np.zeros(linked, np.uint8)
+    upkeep.reach(links, pilots, 0, reached, np.empty(linked, np.int32))
+    for missing, what in ((~known, "have no link to them"), (reached == 0, "cannot be reached")):
+        nodes = np.flatnonzero(missing)
+        if len(nodes) > LOST_SHARE * linked:
+            yield f"{len(nodes)} of {linked} linked nodes {what}", _of(slots, nodes)
 
 
 def check_sample(index: HnswIndex, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int) -> list[Problem]:

@@ -33,8 +33,9 @@ SAMPLE_ROWS: Final = 16_384
 REFIT_BELOW, REFIT_GROWTH = 10_000, 10
 SEED: Final = 1
 
-# Candidates that are rescored for each hit, unless the search says otherwise, by kind of codes.
-OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
+# Candidates that are rescored for each hit at least, unless the search says otherwise, by kind of codes: so many tell
+# how far off the estimates are.
+OVERSAMPLING: Final = {"int8": 1.5, "int4": 1.5, "binary": 10.0, "float32": 1.0}
 
 # What strategies cost, in ns at d = 384, for the choice between them under a filter: an exact score of a row read at
 # random, a code scored in a scan, a node passed over in it, a candidate of a walk with all that it makes scored.
@@ -287,12 +288,13 @@ class HnswIndex(Following):
     def _depth(self, k: int, ef: int | None, oversampling: float | None) -> tuple[int, int]:
         """Candidates to rescore at most, and at least. Those of the walk, as far as they may change the answer, unless
         it was said: where rows lie close together, as in the clusters of low dimension, codes cannot tell them apart,
-        and a larger `ef` would find nothing more."""
+        and a larger `ef` would find nothing more. An `ef` that was asked for is not widened, but to k."""
         if oversampling is not None:
             depth = math.ceil(k * oversampling)
             return depth, depth
         least = math.ceil(k * OVERSAMPLING[self.kind])
-        return max(least, ef or self.config.ef), least
+        depth = max(least, self.config.ef) if ef is None else max(k, ef)
+        return depth, min(least, depth)
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""

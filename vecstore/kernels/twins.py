@@ -224,6 +224,41 @@ def tile_l2sq(rows: int, stride: int, panel: int, dim: int, out: int) -> None:
     view(out, np.float32, TILE_ROWS * TILE_QUERIES)[:] = squares.ravel()
 
 
+NEAREST_ROWS, NEAREST_CENTROIDS = 12, 16
+
+
+def _tile_nearest(places: int, rows: int, panel: int, dim: int, biases: int, number: int, kept: int) -> None:
+    columns = view(panel, np.float32, NEAREST_CENTROIDS * dim).reshape(dim, NEAREST_CENTROIDS)
+    # The sum of a row and a centroid must not depend on what stands beside them, as that of a matrix product does.
+    factors = view(rows, np.float32, NEAREST_ROWS * dim).reshape(NEAREST_ROWS, dim)
+    products = (factors[:, :, None] * columns[None]).sum(axis=1)
+    products += view(biases, np.float32, NEAREST_CENTROIDS)
+    count = NEAREST_ROWS * places * 2 * NEAREST_CENTROIDS
+    shape = NEAREST_ROWS, places, 2, NEAREST_CENTROIDS
+    scores, numbers = view(kept, np.float32, count).reshape(shape), view(kept, np.int32, count).reshape(shape)
+    values, owners, better = products, np.full(products.shape, number, np.int32), np.zeros(products.shape, bool)
+    for place in range(places):
+        best, best_numbers = scores[:, place, 0].copy(), numbers[:, place, 1].copy()
+        better = better | (values > best)
+        scores[:, place, 0] = np.where(better, values, best)
+        numbers[:, place, 1] = np.where(better, owners, best_numbers)
+        values, owners = np.where(better, best, values), np.where(better, best_numbers, owners)
+
+
+def tile_nearest(rows: int, panel: int, dim: int, biases: int, number: int, kept: int) -> None:
+    """Products of 12 rows and 16 centroids plus the centroids' biases, held against the best so far of each lane.
+
+    Rows (12, dim), panel (dim, 16), biases (16,), all float32. `kept` (12, 2, 16) has for each row and lane the best
+    score, float32, and the `number` of the panel that it was met in, int32; equals stay with the first.
+    """
+    _tile_nearest(1, rows, panel, dim, biases, number, kept)
+
+
+def tile_nearest_two(rows: int, panel: int, dim: int, biases: int, number: int, kept: int) -> None:
+    """`tile_nearest` that keeps the two best of each lane: `kept` (12, 2, 2, 16), the best first."""
+    _tile_nearest(2, rows, panel, dim, biases, number, kept)
+
+
 def scale_and_compare(scores: int, scale: float, bounds: int) -> int:
     """Multiply 32 float32 scores by `scale` in place; bit j of the result says that score j >= bound j."""
     row = view(scores, np.float32, TILE_QUERIES)

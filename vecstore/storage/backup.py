@@ -16,7 +16,7 @@ from vecstore.errors import AlreadyExistsError, CollectionNotFoundError, Invalid
 from vecstore.storage import folder
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.compaction import DATA_FILE
-from vecstore.storage.environment import disk_errors, sync, sync_folder
+from vecstore.storage.disk import disk_errors, sync, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.store import Store
 

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from vecstore.errors import CorruptionError, StorageError
 from vecstore.storage import keys, log
 from vecstore.storage.blocks import Block, Layout
-from vecstore.storage.environment import DATABASES, Environment, disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, sync_folder
+from vecstore.storage.environment import DATABASES, Environment
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import not_replaced
 from vecstore.storage.log import Slots, State

@@ -1,41 +1,35 @@
-"""One LMDB file: how it is opened, how it grows, and what its errors mean.
+"""One LMDB file: how it is opened, read, written, grown and closed.
 
-Every transaction of the process goes through here, because two things need to know of all of them: growing the
-map moves it, and closing it unmaps it. Both wait until no reader is left. A thread that reads or writes must not
-begin a second transaction before it has ended the first: the other side of that wait may stand between them.
+Every transaction of the process goes through here, because two things need to know of all of them: growing the map
+moves it, and closing it unmaps it. Both wait until no reader is left (`gate.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import lmdb
 
 from vecstore.errors import (
     ClosedError,
     CollectionNotFoundError,
-    CorruptionError,
     DatabaseFullError,
-    DiskFullError,
     NotADatabaseError,
     ReadOnlyError,
-    StateError,
     StorageError,
     VecstoreError,
 )
+from vecstore.storage import disk, log
 from vecstore.storage.failpoints import reach
+from vecstore.storage.gate import Gate
+from vecstore.storage.interval import Syncer
 from vecstore.storage.lock import not_replaced
-
-if TYPE_CHECKING:
-    from vecstore.storage.interval import Syncer
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
@@ -44,16 +38,10 @@ MAX_READERS: Final = 1024
 LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
-NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 T = TypeVar("T")
 
 
-class ReplacedError(Exception):
-    """The path leads to another file than the one that was opened: that of a compaction, or none."""
-
-
-class Environment:
+class Environment(Gate):
     """An open LMDB file of some named databases. `max_size` bounds it in bytes; without one only the disk does. With
     `sync_interval` commits are synced every so many seconds, else each before it returns. A file that takes the place
     of another takes over its `turn` to write."""
@@ -69,20 +57,10 @@ class Environment:
         sync_interval: float | None = None,
         turn: threading.RLock | None = None,
     ) -> None:
-        self.path = path
-        self.read_only = read_only
+        super().__init__(path, read_only=read_only)
         self.max_size = max_size
-        self._pid = os.getpid()
-        # Entered by itself: through the condition a reader would take it slower, twice in each search, and an
-        # interruption could leave it held.
-        self._lock = threading.RLock()
-        self._gate = threading.Condition(self._lock)
-        self._readers = 0
         # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
         self.on_remap: Callable[[], None] = lambda: None
-        self._exclusive = False
-        self._closed: Callable[[], VecstoreError] | None = None
-        self._retired: Callable[[], Exception] | None = None
         self.turn = turn or threading.RLock()
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
@@ -154,25 +132,6 @@ class Environment:
             except lmdb.PanicError:  # a commit has failed in its last step, in this process
                 self._aside(self._revive)
 
-    def _aside(self, action: Callable[[], None]) -> None:
-        """Run `action` for a reader that has found no way in, once no other is in the map."""
-
-        def unless_closed() -> None:
-            if self._closed is None and self._retired is None:
-                action()
-
-        with self._lock:
-            self._readers -= 1
-            self._gate.notify_all()
-            try:
-                self._alone(unless_closed)
-            finally:
-                self._readers += 1
-            if self._retired is not None:
-                raise self._retired()
-            if self._closed is not None:
-                raise self._closed()
-
     def _settle(self) -> None:
         """Sync what was there before this process, or this opening of the file, wrote.
 
@@ -206,70 +165,6 @@ class Environment:
             raise self._closed() from error
         finally:
             self.on_remap()
-
-    def refuse_forked(self) -> None:
-        """StateError in a child of the process that opened the file: locks and transactions are its parent's."""
-        if os.getpid() != self._pid:
-            raise StateError(
-                f"{self.path.parent} was opened before this process was forked; open it again in the child"
-            )
-
-    def _enter(self) -> None:
-        entered = False
-        try:
-            self.refuse_forked()
-            with self._lock:
-                while self._exclusive:
-                    self._gate.wait()
-                if self._retired is not None:
-                    raise self._retired()
-                if self._closed is not None:
-                    raise self._closed()
-                if self.read_only and not self.still_there():
-                    raise ReplacedError
-                self._readers += 1
-                entered = True
-        except BaseException:
-            if entered:  # and interrupted on the way out
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._readers -= 1
-            if not self._readers:
-                if self._retired is not None:
-                    self._shut(ClosedError)
-                if self._exclusive:
-                    self._gate.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed is not None
-
-    def still_there(self) -> bool:
-        """Whether the path leads to the file that was opened."""
-        if self._closed is not None:
-            return False  # dropped; a new file may well have got its inode number
-        try:
-            return self.path.stat().st_ino == self.inode
-        except FileNotFoundError:
-            return False
-
-    def _alone(self, action: Callable[[], T]) -> T:
-        """Run `action` while no reader is in the map."""
-        with self._lock:
-            while self._exclusive:
-                self._gate.wait()
-            self._exclusive = True
-            try:
-                while self._readers:
-                    self._gate.wait()
-                return action()
-            finally:
-                self._exclusive = False
-                self._gate.notify_all()
 
     # -- the writer ------------------------------------------------------------------------------------------
 
@@ -343,6 +238,19 @@ class Environment:
             except lmdb.Error as error:
                 raise self.translate(error) from error
 
+    def sync_commits(self, lsn: int) -> None:
+        """Have all writes up to `lsn`, which is committed, on the disk; with or without the turn to write."""
+        if (syncer := self._syncer) is not None:
+            try:
+                syncer.sync(lsn)
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+
+    def synced_lsn(self, lsn: int) -> int:
+        """Of the writes up to `lsn`, the last one that is on the disk, where this process writes."""
+        synced = None if (syncer := self._syncer) is None else syncer.synced_lsn
+        return lsn if synced is None else min(synced, lsn)
+
     def last_txn_id(self) -> int:
         """The transaction that was committed last."""
         number: int = self._env.info()["last_txnid"]
@@ -391,12 +299,12 @@ class Environment:
         name = self.path.parent.name
         return CollectionNotFoundError(f'collection "{name}" was dropped', name=name)
 
-    def close(self, because: Callable[[], VecstoreError] = ClosedError) -> None:
+    def close(self, because: Callable[[], Exception] = ClosedError) -> None:
         """Close the file once its last reader has left; later calls raise `because()`. Closing twice is allowed."""
-        if os.getpid() != self._pid:
+        if self.forked:
             return  # the parent's file: closing it here would release the parent's locks
 
-        with self.turn:
+        with contextlib.nullcontext() if self.read_only else self.turn:
             try:
                 if self._closed is None:
                     self.pause_syncing()
@@ -406,11 +314,12 @@ class Environment:
     def resume_syncing(self) -> None:
         """Begin to sync at an interval, if that is wanted."""
         if self.sync_interval is not None:
-            from vecstore.storage.interval import Syncer
-
             # A sync that has failed stays so: the next one would not bring what it lost.
             failed = None if self._syncer is None else self._syncer.error
-            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, failed)
+            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, self._lsn_of, failed)
+
+    def _lsn_of(self, txn: Any) -> int:
+        return log.last(txn, self.db("log")).lsn
 
     def pause_syncing(self) -> None:
         """Have every commit on the disk, and no record of syncs: until `resume_syncing` there is no commit."""
@@ -421,52 +330,9 @@ class Environment:
                 raise self.translate(error) from error
             self._syncer = None
 
-    def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
-        """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls
-        raise `because()`."""
-        with self._lock:
-            self._retired = because
-            if not self._readers:
-                self._shut(ClosedError)
-
-    def _shut(self, because: Callable[[], VecstoreError]) -> None:
-        if self._closed is None:
-            self._closed = because
-            self._env.close()
-
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
-        path = str(self.path)
-        if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
-            return NotADatabaseError(f"{path} is not a database of vecstore; it was left as it is", path=path)
-        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
-            return CorruptionError(f"{path} is damaged: {error}", path=path)
-        written = written or self.path
-        if error.code in NO_ROOM or (
-            # A write that was cut short; where it does without the page cache, an odd length.
-            error.code in (errno.EIO, errno.EINVAL) and _no_room(written)
-        ):
-            return DiskFullError(
-                f"no room on the disk for {written}; nothing of this write was kept. Make room and repeat it",
-                path=str(written),
-            )
-        return StorageError(f"{written}: {error}", path=str(written))
-
-
-def _no_room(path: Path) -> bool:
-    """Whether the file system, a quota or a file-size limit refuses a file another megabyte."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY and path.exists() and path.stat().st_size + (1 << 20) > limit:
-        return True
-    probe = path.with_name(f".probe-{os.getpid()}")
-    try:
-        with probe.open("wb") as file:
-            file.write(bytes(1 << 20))
-    except OSError:
-        return True
-    finally:
-        probe.unlink(missing_ok=True)
-    return False
+        return disk.translated(error, self.path, written)
 
 
 class Reading:
@@ -497,30 +363,3 @@ class Reading:
     def _translated(self, error: BaseException) -> None:
         if isinstance(error, lmdb.Error):
             raise self._env.translate(error) from error
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system says into a StorageError; vecstore's own errors pass."""
-    try:
-        yield
-    except VecstoreError:
-        raise
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise DiskFullError(f"no room on the disk for {path}", path=str(path)) from error
-        raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make what was created, renamed or removed in a folder durable."""
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Make what was written to a file, or changed in a folder, durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from vecstore.errors import FormatVersionError, NotADatabaseError
-from vecstore.storage.environment import sync_folder
+from vecstore.storage.disk import sync_folder
 from vecstore.storage.failpoints import reach
 
 FORMAT: Final = 1

@@ -34,9 +34,10 @@ class Writer:
 
     def commit(self, group: list[Pending]) -> None:
         """Run a group of works and commit them; a work that fails does so alone."""
-        self._store.env.refuse_read_only()
-        # Not through `writing`, in whose code an interruption could leave the turn taken.
+        self._store.refuse_unwritable()
+        # In no context manager of its own, in whose code an interruption could leave the turn taken.
         with self._store.env.turn:
+            self._store.refuse_unwritable()
             batches = [group]
             while batches:
                 batch = batches.pop()

@@ -352,7 +352,7 @@ class StatsRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class StatsResponse(_message.Message):
-    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error", "checkpoint_lsn")
+    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error", "checkpoint_lsn", "durability", "synced_lsn")
     INFO_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -375,6 +375,8 @@ class StatsResponse(_message.Message):
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_ERROR_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_LSN_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_LSN_FIELD_NUMBER: _ClassVar[int]
     info: CollectionInfo
     index: str
     count: int
@@ -397,7 +399,9 @@ class StatsResponse(_message.Message):
     index_bytes: int
     index_error: str
     checkpoint_lsn: int
-    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ..., checkpoint_lsn: _Optional[int] = ...) -> None: ...
+    durability: str
+    synced_lsn: int
+    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ..., checkpoint_lsn: _Optional[int] = ..., durability: _Optional[str] = ..., synced_lsn: _Optional[int] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
     __slots__ = ("collection",)

@@ -103,7 +103,7 @@ def read_result(message: pb.WriteResult) -> WriteResult:
 
 
 _STATS: Final = tuple(one.name for one in dataclasses.fields(Stats) if one.name not in ("name", "dim", "metric"))
-_MAYBE_NONE: Final = ("quantization", "index_error")
+_MAYBE_NONE: Final = ("quantization", "durability", "synced_lsn", "index_error")
 
 
 def write_stats(stats: Stats, info: CollectionInfo) -> pb.StatsResponse:
