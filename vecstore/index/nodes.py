@@ -22,6 +22,7 @@ from vecstore.index.arrays import Arrays, Coder, Floats, Ints, Pilots, aligned, 
 from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import linking
+from vecstore.kernels.encode import LONGEST
 from vecstore.types import HNSW, Metric
 
 Slots = npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ class Nodes:
                         kind, metric, arrays.codes[at], arrays.terms[at], norms, coder.unit, np.float32(coder.step),
                         centre_square, arrays.pairs[at],
                     )  # fmt: skip
-                    longest = max(longest, float(norms.max()) * coder.unit)
+                    longest = max(longest, min(float(norms.max()) * coder.unit, LONGEST))
                 return longest
 
             longest = max(over_ranges(len(slots), CHUNK, threads if len(slots) > CHUNK else 1, work))
