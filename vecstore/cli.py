@@ -170,6 +170,39 @@ def check(
         raise typer.Exit(1)
 
 
+IndexOption = Annotated[
+    str, typer.Option("--index", help="hnsw, ivf or flat, perhaps with parameters: hnsw:m=32,ef=100.")
+]
+QUANTIZATIONS = "auto, int8, int4, binary or none"
+
+
+@app.command(
+    "set-index",
+    epilog="Examples: [cyan]vecstore set-index data/ docs --index ivf --quantization auto[/]   "
+    "[cyan]vecstore set-index localhost:6333 docs --index hnsw:ef=100[/]",
+)
+def set_index(
+    target: Target,
+    collection: Annotated[str, typer.Argument(help="The collection to change.", show_default=False)],
+    index: IndexOption,
+    quantization: Annotated[str, typer.Option(help=f"same, {QUANTIZATIONS}.")] = "same",
+) -> None:
+    """Give a collection another index or other codes; searches and writes of this server go on meanwhile."""
+    from rich.progress import Progress
+
+    config = _index(index)
+    codes: Any = "same" if quantization == "same" else _quantization(quantization)
+    with (
+        _database(target, write=True) as db,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        rows, task = db.get_collection(collection), bar.add_task(f"Indexing {collection}", total=None)
+        rows.set_index(
+            config, quantization=codes, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+        console.print(f"{collection}: {rows.info.index}, {rows.info.quantization}", highlight=False)
+
+
 @app.command(epilog="Examples: [cyan]vecstore compact data/[/]   [cyan]vecstore compact localhost:6333 docs[/]")
 def compact(target: Target, collection: Name = None) -> None:
     """Shrink the files of a folder, or of a server's collections, to their rows; searches go on meanwhile."""
@@ -274,6 +307,27 @@ def _read_vector(source: str) -> Any:
         except (OSError, ValueError) as error:
             raise InvalidArgumentError(f"--vector: cannot read {source}: {error}") from None
     return _json(sys.stdin.read() if source == "-" else source, "--vector")
+
+
+def _index(text: str) -> Any:
+    """HNSW(m=32) of "hnsw:m=32"."""
+    from vecstore.types import INDEX_KINDS
+
+    kind, _, rest = text.partition(":")
+    if kind not in INDEX_KINDS:
+        raise InvalidArgumentError(f"--index: expected hnsw, ivf or flat, got {text!r}")
+    options = dict(one.partition("=")[::2] for one in rest.split(",") if one)
+    return INDEX_KINDS[kind](**{name: _json(value, f"--index: {name}") for name, value in options.items()})
+
+
+def _quantization(text: str) -> Any:
+    """Int8() of "int8"."""
+    from vecstore.types import KIND_NAMES
+
+    kinds = {"auto": "auto", "none": None, **{name: kind() for kind, name in KIND_NAMES.items()}}
+    if text not in kinds:
+        raise InvalidArgumentError(f"--quantization: expected {QUANTIZATIONS}, got {text!r}")
+    return kinds[text]
 
 
 def _json(text: str, option: str) -> Any:

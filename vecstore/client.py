@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from vecstore.arguments import MAX_SECONDS, Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
 from vecstore.keywords import verb
-from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
+from vecstore.types import (
+    CollectionInfo,
+    Filter,
+    Finding,
+    Hit,
+    Id,
+    IndexConfig,
+    Page,
+    Quantization,
+    Record,
+    Stats,
+    WriteResult,
+)
 from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
 
 try:
@@ -225,9 +237,25 @@ class RemoteCollection(CollectionVerbs):
     def _rebuild(self, seed: int | None) -> None:
         self._call(self._stub.Rebuild, pb.RebuildRequest(collection=self.name, seed=seed))
 
+    def _set_index(
+        self,
+        index: IndexConfig,
+        quantization: Quantization | Literal["same"] | None,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        progress(0, 1)
+        request = pb.SetIndexRequest(collection=self.name)
+        wire.write_index(index, request)
+        if quantization != "same":
+            request.quantization = wire.write_quantization(quantization)
+        self.info = wire.read_info(self._call(self._stub.SetIndex, request).info)
+        progress(1, 1)
+
     def stats(self) -> Stats:
         """Counts and sizes."""
-        return wire.read_stats(self._call(self._stub.Stats, pb.StatsRequest(collection=self.name)))
+        answer = self._call(self._stub.Stats, pb.StatsRequest(collection=self.name))
+        self.info = wire.read_info(answer.info)  # its index may be another by now
+        return wire.read_stats(answer)
 
     def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
         progress(0, 1)

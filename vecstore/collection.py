@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import dataclasses
 import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,14 @@ from vecstore.filters import compile_filter
 from vecstore.index import flat
 from vecstore.index.answering import NO_FIGURES
 from vecstore.index.codes import CodeScan
+from vecstore.index.kinds import GraphOrLists
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
+from vecstore.means import Means, follow_codes
 from vecstore.storage import keys
 from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
+from vecstore.storage.config import CHANGEABLE, config_of, info_of
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 from vecstore.storage.store import Store
@@ -43,10 +47,11 @@ from vecstore.types import (
     CollectionInfo,
     Filter,
     Finding,
-    Flat,
     Hit,
     Id,
+    IndexConfig,
     Page,
+    Quantization,
     Record,
     Stats,
     WriteResult,
@@ -61,19 +66,30 @@ class Collection(CollectionVerbs):
     """A collection in a folder of this machine; made by a Database, safe to use from many threads."""
 
     def __init__(self, info: CollectionInfo, store: Store, *, read_only: bool) -> None:
-        self.info = info
         self._store = store
         self._read_only = read_only
-        self._codes: CodeScan | None = None
-        self._indexing: Indexing | None = None
-        if not isinstance(info.index, Flat):
-            self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
-        elif info.quantization is not None:
-            self._codes = CodeScan(info.quantization)
-        self._index = None if self._indexing is None else self._indexing.index
         self._kept: tuple[Table, flat.Rows] | None = None
         self._closed = False
         self._closing = threading.Lock()
+        # Held by what makes an index or a file anew, one at a time; taken before the turn to write.
+        self._maintaining = threading.Lock()
+        self._switching = threading.Lock()
+        self._become(Means.of(info, store, self._rows_of, read_only=read_only))
+
+    def _become(self, means: Means) -> None:
+        self._means, self.info = means, means.info
+
+    @property
+    def _indexing(self) -> Indexing | None:
+        return self._means.indexing
+
+    @property
+    def _index(self) -> GraphOrLists | None:
+        return self._means.index
+
+    @property
+    def _codes(self) -> CodeScan | None:
+        return self._means.codes
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -135,11 +151,11 @@ class Collection(CollectionVerbs):
 
     def _transaction(self, work: Callable[[Transaction], WriteResult], size: int = 0) -> WriteResult:
         self._refuse_unwritable()
-        if self._indexing is None:
-            return self._store.write(work, size)
-        self._indexing.raise_error()
+        if (indexing := self._indexing) is not None:
+            indexing.raise_error()
         result = self._store.write(work, size)
-        self._indexing.written()
+        if (indexing := self._indexing) is not None:
+            indexing.written()
         return result
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -160,14 +176,15 @@ class Collection(CollectionVerbs):
             if query.filter is not None:
                 slots = _matching(view, query.filter)
                 allowed, matches = _bits(slots, len(allowed)), len(slots)
-            found = self._scan(view, allowed, matches, query)
-            return self._hits(view, found, query)
+            means = self._current_means()
+            found = self._scan(view, means, allowed, matches, query)
+            return self._hits(view, means.index, found, query)
 
-    def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
-        if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:
+    def _hits(self, view: View, index: GraphOrLists | None, found: flat.Found, query: Query) -> list[list[Hit]]:
+        if index is None or not found or query.with_payload or query.with_vectors or query.exact:
             return [_hits(view, slots, scores, query) for slots, scores in found]
         one = len(found) == 1
-        ids = self._index.ids(found[0][0] if one else np.concatenate([slots for slots, _ in found]), view.state.lsn)
+        ids = index.ids(found[0][0] if one else np.concatenate([slots for slots, _ in found]), view.state.lsn)
         if ids is None:
             return [_hits(view, slots, scores, query) for slots, scores in found]
         if one:
@@ -175,45 +192,98 @@ class Collection(CollectionVerbs):
         some = iter(ids)
         return [hits_of(islice(some, len(scores)), scores.tolist()) for _, scores in found]
 
-    def _scan(self, view: View, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
-        rows = self._rows_of(view)
-        if self._index is not None and not query.exact:
-            if view.state.lsn > self._index.lsn:
-                self._follow(view)
-            if self._index.graph is not None and self._index.lsn >= view.state.lsn:
-                return self._index.search(
+    def _scan(self, view: View, means: Means, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
+        rows, indexing, codes = self._rows_of(view), means.indexing, means.codes
+        if indexing is not None and not query.exact:
+            index = indexing.index
+            if view.state.lsn > index.lsn:
+                indexing.follow(view)
+                indexing.indexer.wake()
+            if index.graph is not None and index.lsn >= view.state.lsn:
+                return index.search(
                     rows, allowed, matches, query.queries, query.k, effort=query.effort,
                     threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
-        if self._codes is None or query.exact:
+        if codes is None or query.exact:
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
-        state = view.state
-        self._codes.follow(rows, state.lsn, state.count, view.table.live_slots, view.added_since)
-        return self._codes.search(
-            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=state.lsn
+        follow_codes(codes, view, rows)
+        return codes.search(
+            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=view.state.lsn
         )
+
+    def _current_means(self) -> Means:
+        """What answers a search; within a view, where a reader learns that the writer has changed it."""
+        means = self._means
+        if not self._read_only or means.config is self._store.config:
+            return means
+        with self._switching:
+            means, config = self._means, self._store.config
+            info = info_of(self.name, config)
+            if means.only_tunes(info):
+                self._become(means.tuned(info, config))
+            elif not self._closed:
+                self._become(Means.of(info, self._store, self._rows_of, read_only=True, succeeds=True))
+                if means.indexing is not None:
+                    means.indexing.end()  # not waited for: it may wait until no view is left
+            return self._means
 
     # -- indexing --------------------------------------------------------------------------------------------
 
-    def _follow(self, view: View) -> None:
-        assert self._indexing is not None
-        self._indexing.follow(view)
-        self._indexing.indexer.wake()
-
     def _wait_indexed(self, timeout: float | None) -> None:
-        with self._view():
-            pass  # it is neither closed nor dropped
-        if self._indexing is not None:
-            self._indexing.wait(timeout)
+        with self._view():  # it is neither closed nor dropped
+            indexing = self._current_means().indexing
+        if indexing is not None:
+            indexing.wait(timeout)
 
     def _rebuild(self, seed: int | None) -> None:
-        with self._view():
-            pass
-        if self._indexing is not None:
-            self._indexing.rebuild(seed)
-        else:
-            self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
+        with self._maintaining:
+            with self._view():
+                means = self._current_means()
+            if means.indexing is not None:
+                means.indexing.rebuild(seed)
+            elif means.info.quantization is not None:
+                self._become(dataclasses.replace(means, codes=CodeScan(means.info.quantization)))
+
+    def _set_index(
+        self,
+        index: IndexConfig,
+        quantization: Quantization | Literal["same"] | None,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._refuse_unwritable()
+        with self._maintaining:
+            with self._view():
+                before = self._means  # of a collection that is neither closed nor dropped
+            codes = before.info.quantization if quantization == "same" else quantization
+            info = dataclasses.replace(before.info, index=index, quantization=codes)
+            if info == before.info:
+                return
+            if before.only_tunes(info):
+                self._take(lambda config: before.tuned(info, config), info)
+                return
+            made = Means.of(info, self._store, self._rows_of, read_only=False, succeeds=True)
+            try:
+                made.build(self._store, self._rows_of, progress, self._refuse_closed)
+                self._take(lambda config: dataclasses.replace(made, config=config), info)
+            except BaseException:
+                if made.indexing is not None:
+                    made.indexing.end()
+                raise
+            if before.indexing is not None:
+                before.indexing.retire()
+            if made.indexing is not None:
+                made.indexing.begin()
+            else:
+                self._store.log_kept_from = None
+                self._store.checkpoint.delete()
+
+    def _take(self, means: Callable[[dict[str, Any]], Means], info: CollectionInfo) -> None:
+        """Keep another index, durably, and go on with it."""
+        with self._closing:
+            self._refuse_closed()
+            self._store.change_config({name: value for name, value in config_of(info).items() if name in CHANGEABLE})
+            self._become(means(self._store.config))
 
     # -- the rest --------------------------------------------------------------------------------------------
 
@@ -245,43 +315,46 @@ class Collection(CollectionVerbs):
         """Counts and sizes."""
         with self._view() as view:
             file_bytes, free_bytes = view.env.used(view.txn)
-            codes = 0 if self._codes is None else self._codes.bytes
+            means = self._current_means()
+            info, indexing, code_scan = means.info, means.indexing, means.codes
+            codes = 0 if code_scan is None else code_scan.bytes
             figures: dict[str, Any] = {**NO_FIGURES, "code_bytes": codes, "index_bytes": codes}
-            if self._index is not None:
-                figures |= self._index.figures()
+            if indexing is not None:
+                figures |= indexing.index.figures()
             return Stats(
                 name=self.name,
                 dim=self.dim,
                 metric=self.metric,
-                index=type(self.info.index).__name__,
-                quantization=None if self.info.quantization is None else KIND_NAMES[type(self.info.quantization)],
+                index=type(info.index).__name__,
+                quantization=None if info.quantization is None else KIND_NAMES[type(info.quantization)],
                 count=view.state.count,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
                 durability=None if self._read_only else "commit" if view.env.sync_interval is None else "interval",
                 synced_lsn=None if self._read_only else view.env.synced_lsn(view.state.lsn),
-                checkpoint_lsn=0 if self._indexing is None else self._indexing.checkpoint_lsn,
+                checkpoint_lsn=0 if indexing is None else indexing.checkpoint_lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
                 row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
                 id_bytes=_bytes(view.txn.stat(view.env.db("slot"))),
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
-                index_error=None if self._indexing is None else self._indexing.error,
+                index_error=None if indexing is None else indexing.error,
                 **figures,
             )
 
     def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
         findings = check_store(self._view, progress)
-        if not findings and self._indexing is not None:
-            findings = self._indexing.check()
+        if not findings and (indexing := self._indexing) is not None:
+            findings = indexing.check()
         return findings
 
     def _compact(self) -> None:
         self._refuse_unwritable()
-        self._store.compact(self._order, self._renumbering)
-        if self._indexing is not None:
-            self._indexing.compacted()
+        with self._maintaining:
+            self._store.compact(self._order, self._renumbering)
+            if self._indexing is not None:
+                self._indexing.compacted()
 
     def _order(self, view: View) -> Slots:
         if self._indexing is None:
@@ -293,7 +366,7 @@ class Collection(CollectionVerbs):
 
     @contextlib.contextmanager
     def _renumbering(self, slots: Slots, lsn: int, view: View) -> Iterator[None]:
-        derived = self._codes or self._index
+        derived = self._means.codes or self._means.index
         if derived is None:
             yield
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import shutil
@@ -28,11 +27,12 @@ from vecstore.keywords import verb
 from vecstore.storage import folder, interval, pages
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
+from vecstore.storage.config import config_of, info_of
 from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import INDEX_KINDS, KIND_NAMES, CollectionInfo, Finding
+from vecstore.types import CollectionInfo, Finding
 from vecstore.verbs import DatabaseVerbs, collection_name
 
 MIN_SIZE: Final = 1 << 20
@@ -135,7 +135,7 @@ class Database(DatabaseVerbs):
                 try:
                     unfinished.mkdir()
                     reach("create.folder")
-                    Store.create(unfinished, _config(info))
+                    Store.create(unfinished, config_of(info))
                     reach("create.written")
                     unfinished.rename(parent / info.name)
                     reach("create.renamed")
@@ -172,7 +172,7 @@ class Database(DatabaseVerbs):
             if known is not None and not known.closed and known._current():
                 return known
             store = self._share(name)
-            info = _info(name, store.config)
+            info = info_of(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
             if known is not None and not known.closed:
                 known._dropped()
@@ -303,20 +303,3 @@ class Database(DatabaseVerbs):
 
     def __repr__(self) -> str:
         return f"<Database {str(self.path)!r}{' read-only' if self.read_only else ''}>"
-
-
-def _config(info: CollectionInfo) -> dict[str, Any]:
-    """What a collection remembers of how it was created."""
-    codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
-    kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(info.index, cls))
-    index = {"kind": kind, **dataclasses.asdict(info.index)}
-    return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
-
-
-def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
-    """The same, read back."""
-    codes = config["quantization"]
-    kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
-    options = {key: value for key, value in config["index"].items() if key != "kind"}
-    index = INDEX_KINDS[config["index"]["kind"]](**options)
-    return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())

@@ -31,6 +31,7 @@ from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
+from vecstore.storage.config import built_alike, config_of
 from vecstore.storage.environment import Environment
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
@@ -43,6 +44,8 @@ MAX_TAIL = 32_768
 # A compaction fits codes anew to so many times the rows that they were fitted on.
 REFIT_GROWTH: Final = 4
 NO_BOUND: Final = 2**31
+# An index that takes the place of another is built beside it: each row is coded, then linked, and perhaps once again.
+BUILDING_WORK: Final = 4
 
 # A checkpoint is written when as many nodes were linked, coded or removed since the last one: at least so many, and a
 # share of all. While rows are being linked it takes a twentieth of the time at most.
@@ -61,7 +64,17 @@ log = logging.getLogger("vecstore")
 class Indexing:
     """The graph of one collection, and the thread that keeps it up; `rows_of(view)` are the rows in place."""
 
-    def __init__(self, info: CollectionInfo, store: Store, rows_of: Callable[[View], Rows], *, read_only: bool) -> None:
+    def __init__(
+        self,
+        info: CollectionInfo,
+        store: Store,
+        rows_of: Callable[[View], Rows],
+        *,
+        read_only: bool,
+        succeeds: bool = False,
+    ) -> None:
+        """Begin with the last checkpoint; not where it `succeeds` another index, to be built (`build`) or, by who
+        reads, to be loaded once its builder has written it."""
         self.name = info.name
         self._info = info
         self._read_only = read_only
@@ -77,10 +90,12 @@ class Indexing:
         self.checkpoint_lsn = 0
         self._kept_work, self._kept_lsn = 0, 0  # how far the index was when a checkpoint was last written, or tried
         self._due, self._not_before = False, 0.0
-        self._env = store.env
+        self._env: Environment | None = None if succeeds and read_only else store.env
+        self._succeeds, self._retired = succeeds, False
         self._failure: VecstoreError | None = None  # of the last checkpoint
         self._untold: VecstoreError | None = None
-        self._load()
+        if not succeeds:
+            self._load()
 
     @contextlib.contextmanager
     def _view(self) -> Iterator[View]:
@@ -115,28 +130,72 @@ class Indexing:
 
     def _step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
-        index, following = self.index, True
         try:
             if self._due:
                 self._try_checkpoint()
-            with self._keeping, self._store.view() as view:
-                if view.state.lsn > index.lsn and not index.scans(view.state.count):
-                    following = self.follow(view)
-                if following:
-                    index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
+            following = self._prepare()
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
             return False
         if not following:
             time.sleep(LOOK_AGAIN_SECONDS)
             return True
-        more = index.link() > 0
-        self.indexer.error = None  # whoever waited for the last row to be linked need not see it
-        if not more or index.crowded:
-            index.settle()
+        more = self._link()
         # In a step of its own: whoever waits for the last row to be linked need not wait for the checkpoint too.
         self._due = self._is_due(idle=not more)
         return more or self._due
+
+    def _prepare(self) -> bool:
+        """Follow the writes, and take what `_link` needs of the rows; False where the index stays behind."""
+        index = self.index
+        with self._keeping, self._store.view() as view:
+            if view.state.lsn > index.lsn and not index.scans(view.state.count) and not self.follow(view):
+                return False
+            index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
+            return True
+
+    def _link(self) -> bool:
+        """Some of the work that needs no rows, or those that were taken; whether there is more."""
+        more = self.index.link() > 0
+        self.indexer.error = None  # whoever waited for the last row to be linked need not see it
+        if not more or self.index.crowded:
+            self.index.settle()
+        return more
+
+    # -- one index in the place of another -------------------------------------------------------------------
+
+    def build(self, progress: Callable[[int, int], None], refuse_closed: Callable[[], None]) -> None:
+        """Index all rows in this thread, before the index is taken into use; it follows what is written meanwhile.
+        `progress(done, total)` counts rows."""
+        index, enough = self.index, 0
+        while True:
+            refuse_closed()
+            self._prepare()
+            count = 0 if index.graph is None else index.graph.arrays.count
+            enough = enough or index.work + BUILDING_WORK * (count + MAX_TAIL)
+            more = self._link()
+            progress(count - min(count, index.to_link), count)
+            # What is left when others write as quickly as this links, the thread will do.
+            if not more or index.work > enough:
+                return
+
+    def retune(self, info: CollectionInfo) -> None:
+        """Search by other numbers from now on."""
+        self._info = info
+        self.index.retune(info.index)
+
+    def begin(self) -> None:
+        """Be the index of the collection from now on, which its config says already."""
+        self._store.log_kept_from = None  # it was for the index before
+        if self.index.graph is not None:
+            self._try_checkpoint()
+        self.indexer.wake()
+
+    def retire(self) -> None:
+        """Be that no longer: nothing is linked or kept any more. Searches that have begun may go on."""
+        self.indexer.stop()
+        with self._keeping:
+            self._retired = True
 
     # -- writers ---------------------------------------------------------------------------------------------
 
@@ -276,7 +335,7 @@ class Indexing:
         """Write what has changed of the index since the last one; writers and searches go on meanwhile."""
         started = time.monotonic()
         with self._keeping, self.index.held() as kept:
-            if kept is None:
+            if kept is None or self._retired:
                 return
             self._kept_work, self._kept_lsn = kept.work, kept.lsn  # if it fails, it is tried again after as much
             with self._store.view() as view:
@@ -294,8 +353,11 @@ class Indexing:
 
     def _identity(self) -> dict[str, Any]:
         """What the collection and its index are: a checkpoint of anything else is of no use."""
-        config = self._store.config
-        return {name: config.get(name) for name in ("uid", "dim", "metric", "quantization", "index")}
+        return {"uid": self._store.config.get("uid"), **config_of(self._info)}
+
+    def _is_alike(self, header: dict[str, Any]) -> bool:
+        own = self._identity()
+        return built_alike(header["index"], own.pop("index")) and all(header[name] == own[name] for name in own)
 
     def _load(self) -> None:
         """Begin with the last checkpoint, if there is one that fits the rows; or else from nothing."""
@@ -326,7 +388,8 @@ class Indexing:
             if self._awaited is None or self._awaited[0] is not view.env:
                 self._awaited = view.env, time.monotonic() + AWAIT_SECONDS, None
             _, until, seen = self._awaited
-            if self.index.graph is None or view.changed_since(self.index.lsn) is not None:
+            graph = self.index.graph
+            if not self._succeeds if graph is None else view.changed_since(self.index.lsn) is not None:
                 until = 0.0  # nothing was numbered anew, or there is nothing to lose
             elif (stamp := self._store.checkpoint.stamp()) != seen:
                 self._awaited = view.env, until, stamp
@@ -387,7 +450,7 @@ class Indexing:
         write_id = view.write_id(lsn)
         wrong = {
             "belongs to another collection": header["uid"] != self._store.config["uid"],
-            "is of an index of another kind": any(header[name] != value for name, value in self._identity().items()),
+            "is of an index of another kind": not self._is_alike(header),
             f"is newer than the rows (write {lsn}, the last is {now})": lsn > now,
             f"is too old (write {lsn}, of which the log tells no more; the last is {now})": not write_id,
             f"is of rows that were written otherwise (write {lsn})": write_id != header["write_id"],

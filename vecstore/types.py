@@ -152,7 +152,7 @@ KIND_NAMES: Final[dict[type[Quantization], str]] = {Int8: "int8", Int4: "int4", 
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """What a collection was created with."""
+    """What a collection was created with, and its index and codes, which `set_index` may have changed since."""
 
     name: str
     dim: int

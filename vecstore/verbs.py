@@ -87,7 +87,8 @@ class CollectionVerbs(Closing):
     """
 
     info: CollectionInfo
-    """What the collection was created with."""
+    """What the collection was created with, with the index and the codes that it has by now. Where another process
+    changes them, as this one has seen them last."""
 
     @property
     def name(self) -> str:
@@ -330,9 +331,7 @@ class CollectionVerbs(Closing):
 
         `progress(done, total)` is called now and then.
         """
-        if progress is not None and not callable(progress):
-            raise InvalidArgumentError(f"progress: expected a function of done and total, got {progress!r}")
-        return self._check(progress or (lambda _done, _total: None))
+        return self._check(_progress(progress))
 
     @verb
     def compact(self) -> None:
@@ -366,6 +365,29 @@ class CollectionVerbs(Closing):
             raise InvalidArgumentError("rebuild() has no effect: this collection has neither a graph nor codes")
         self._rebuild(None if seed is None else arguments.whole_number(seed, "seed", 0, arguments.MAX_SEED))
 
+    @verb
+    def set_index(
+        self,
+        index: IndexConfig,
+        *,
+        quantization: Quantization | Literal["same", "auto"] | None = "same",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Give the collection another index, other parameters of it, or other codes, and return when that is done.
+
+        The new index is built beside the old one, which takes memory for both; searches and writes go on with the old
+        one until then. What fails or is killed before leaves the old one. Parameters that only searches go by (`ef`,
+        `nprobe`) change at once, and what is there already is left alone. `quantization` stays the "same" unless it is
+        given; "auto" is what `create_collection` would take. `progress(done, total)` is called now and then. If the
+        timeout of a connection ends first, the caller gets DeadlineExceededError, and the server goes on.
+        """
+        if index is None:
+            raise InvalidArgumentError("index: expected vecstore.HNSW(), IVF() or Flat(), got None")
+        config = arguments.index_config(index)
+        same = isinstance(quantization, str) and quantization == "same"
+        codes = "same" if same else arguments.quantization_kind(quantization, config, self.dim)
+        self._set_index(config, codes, _progress(progress))  # type: ignore[arg-type]
+
     @abstractmethod
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult: ...
 
@@ -397,6 +419,14 @@ class CollectionVerbs(Closing):
 
     @abstractmethod
     def _rebuild(self, seed: int | None) -> None: ...
+
+    @abstractmethod
+    def _set_index(
+        self,
+        index: IndexConfig,
+        quantization: Quantization | Literal["same"] | None,
+        progress: Callable[[int, int], None],
+    ) -> None: ...
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.dim} dimensions, {self.metric}>"
@@ -456,6 +486,12 @@ class DatabaseVerbs(Closing):
 
     @abstractmethod
     def _drop(self, name: str) -> None: ...
+
+
+def _progress(given: Any) -> Callable[[int, int], None]:
+    if given is not None and not callable(given):
+        raise InvalidArgumentError(f"progress: expected a function of done and total, got {given!r}")
+    return given or (lambda _done, _total: None)
 
 
 def _checked(filter: Filter | None) -> Filter | None:

@@ -160,6 +160,16 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
         return pb.RebuildResponse()
 
     @answered
+    def SetIndex(self, request: pb.SetIndexRequest) -> pb.SetIndexResponse:  # noqa: N802
+        collection = self._db.get_collection(request.collection)
+        given = request.HasField("quantization")
+        collection.set_index(
+            wire.read_index(request),  # type: ignore[arg-type]
+            quantization=wire.read_quantization(request.quantization) if given else "same",
+        )
+        return pb.SetIndexResponse(info=wire.write_info(collection.info))
+
+    @answered
     def Compact(self, request: pb.CompactRequest) -> pb.CompactResponse:  # noqa: N802
         self._db.get_collection(request.collection).compact()
         return pb.CompactResponse()

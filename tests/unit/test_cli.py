@@ -52,6 +52,17 @@ def test_version(run: Run) -> None:
     assert run("--version")[1].strip() == f"vecstore {vecstore.__version__}"
 
 
+def test_set_index(run: Run, folder: str) -> None:
+    code, out, _ = run("set-index", folder, "docs", "--index", "ivf:nlist=3,nprobe=2", "--quantization", "int4")
+    assert code == 0 and "docs: IVF(nlist=3, nprobe=2, seed=1), Int4()" in out
+    assert run("set-index", folder, "docs", "--index", "hnsw")[1].startswith("docs: HNSW(m=24")
+    with vecstore.open(folder) as db:
+        assert db.get_collection("docs").info == vecstore.CollectionInfo("docs", 2, quantization=vecstore.Int4())
+    for wrong in (["--index", "btree"], ["--index", "hnsw:n=3"], ["--index", "hnsw:m=x"]):
+        assert run("set-index", folder, "docs", *wrong)[0] == 1
+    assert run("set-index", folder, "docs", "--index", "flat", "--quantization", "float")[0] == 1
+
+
 def test_stats(run: Run, folder: str) -> None:
     code, out, _ = run("stats", folder)
     assert code == 0 and "docs" in out and "cosine" in out

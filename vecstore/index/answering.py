@@ -12,6 +12,7 @@ from vecstore.index import flat
 from vecstore.index.flat import Floats, Found, Rows
 from vecstore.index.following import Following, S
 from vecstore.index.nodes import Slots
+from vecstore.types import IndexConfig
 
 # Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
 FIT_FROM: Final = 1000
@@ -44,6 +45,10 @@ class Answering(Following[S]):
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
         """Slots and scores `(n, k)` of the best rows, and `(n, 2)` how many were found and scored."""
+
+    def retune(self, config: IndexConfig) -> None:
+        """Search by other numbers from now on; all others of the config are as they were."""
+        self.config = config
 
     # -- searching -------------------------------------------------------------------------------------------
 

@@ -167,10 +167,10 @@ class HnswIndex(Answering[Graph]):
     ) -> tuple[Any, Any, Any]:
         n = len(queries)
         arrays = graph.arrays
-        asked = (arrays.serial, matches, k, ef, oversampling, n, threads)
+        asked = (arrays.serial, self.config, matches, k, ef, oversampling, n, threads)
         known, plan = self._planned  # most searches ask what the last one did
         if asked != known:
-            plan = self._plan(arrays, *asked[1:])
+            plan = self._plan(arrays, *asked[2:])
             self._planned = (asked, plan)
         slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
         # A walk may end among rows that do not match: those queries scan.

@@ -211,10 +211,10 @@ class IvfIndex(Answering[InvertedFile]):
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
         arrays = graph.arrays
-        asked = (arrays.serial, matches, k, effort, oversampling, len(queries), threads)
+        asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
         known, plan = self._planned  # most searches ask what the last one did
         if asked != known:
-            plan = self._plan(arrays, *asked[1:])
+            plan = self._plan(arrays, *asked[2:])
             self._planned = (asked, plan)
         slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
         # The lists that were scanned may hold too few that match: those queries scan all.

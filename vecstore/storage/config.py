@@ -1,4 +1,4 @@
-"""What a collection was created with, as its data.mdb keeps it: written once, checked at each opening."""
+"""What a collection is, as its data.mdb keeps it: checked at each opening. Index and codes may change."""
 
 from __future__ import annotations
 
@@ -13,18 +13,48 @@ from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgument
 from vecstore.storage import log
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment
-from vecstore.types import INDEX_KINDS, KIND_NAMES, Metric
+from vecstore.types import INDEX_KINDS, KIND_NAMES, CollectionInfo, Metric
 
 FORMAT: Final = 2
 CONFIG_KEY: Final = b"config"
 UID_BYTES: Final = 16
 MAGIC: Final = "vecstore"
+CHANGEABLE: Final = ("index", "quantization")
+"""What is kept of a collection and may change."""
+SEARCH_OPTIONS: Final = ("ef", "nprobe")
+"""Numbers of an index that searches go by, and that say nothing of its arrays."""
 
 
 def new_config(given: dict[str, Any]) -> dict[str, Any]:
     """All that is kept of a new collection which is given dim, metric, index and quantization."""
     shift, uid = Layout.of(given["dim"]).shift, secrets.token_bytes(UID_BYTES)
     return {"magic": MAGIC, "format": FORMAT, **given, "shift": shift, "uid": uid}
+
+
+def config_of(info: CollectionInfo) -> dict[str, Any]:
+    """What is kept of a collection that was given all this, but for its name."""
+    codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
+    kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(info.index, cls))
+    index = {"kind": kind, **dataclasses.asdict(info.index)}
+    return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
+
+
+def info_of(name: str, config: dict[str, Any]) -> CollectionInfo:
+    """The same, read back."""
+    codes = config["quantization"]
+    kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
+    options = {key: value for key, value in config["index"].items() if key != "kind"}
+    index = INDEX_KINDS[config["index"]["kind"]](**options)
+    return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())
+
+
+def built_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether what is kept of two indexes differs at most in what searches go by."""
+    return _built(one) == _built(other)
+
+
+def _built(index: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in index.items() if key not in SEARCH_OPTIONS}
 
 
 def write_config(txn: Any, env: Environment, config: dict[str, Any]) -> None:

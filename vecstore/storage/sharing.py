@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from vecstore.errors import ClosedError, NotADatabaseError, StorageError, VecstoreError
 from vecstore.storage import compaction, interval, log
 from vecstore.storage.compaction import DATA_FILE
-from vecstore.storage.config import FORMAT, read_config, upgrade
+from vecstore.storage.config import CHANGEABLE, FORMAT, read_config, upgrade
 from vecstore.storage.environment import Environment
 from vecstore.storage.gate import ReplacedError
 from vecstore.storage.lock import not_replaced
@@ -92,7 +92,7 @@ class SharedFile(abc.ABC):
         except ReplacedError:  # by nothing
             return False
         # A file of format 1 has no uid, and is given one by the next writer.
-        same = all(config.get(key) == value for key, value in self.config.items() if key != "format")
+        same = all(config.get(key) == self.config[key] for key in self.config.keys() - {"format", *CHANGEABLE})
         return same and lsn > self._seen_lsn()
 
     def _go_on_with(self, fresh: Environment) -> None:

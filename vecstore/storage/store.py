@@ -17,7 +17,7 @@ from vecstore.storage import compaction, log, repair, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.checkpoint import CheckpointFile
 from vecstore.storage.compaction import DATA_FILE
-from vecstore.storage.config import new_config, write_config
+from vecstore.storage.config import CONFIG_KEY, new_config, read_config, write_config
 from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.environment import Environment
 from vecstore.storage.failpoints import reach
@@ -39,6 +39,7 @@ class Store(SharedFile):
         self._table: tuple[Environment, Table] | None = None
         self._table_lock = threading.Lock()
         self._writer = Writer(self)
+        self._packed_config = b""
         self.checkpoint = CheckpointFile(folder)
         self.log_kept_from: int | None = None
         """The write of the last durable checkpoint: the log is kept from its record on."""
@@ -76,7 +77,25 @@ class Store(SharedFile):
                 fresh = snapshot.advance(table, txn, env, self.layout)
             if env is self.env and (table is None or fresh.txn_id > table.txn_id):
                 self._table = env, fresh
+                if env.read_only:
+                    self._follow_config(txn, env)
             return fresh
+
+    def _follow_config(self, txn: Any, env: Environment) -> None:
+        """Notice, in a process that reads, that the writer has changed the index of the collection."""
+        packed = bytes(txn.get(CONFIG_KEY, db=env.db("meta")) or b"")
+        if packed != self._packed_config:
+            config = read_config(txn, env)
+            if config != self.config:
+                self.config = config
+            self._packed_config = packed
+
+    def change_config(self, changes: dict[str, Any]) -> None:
+        """Keep another index or other codes from now on, in one transaction that changes no row."""
+        with self._turn():
+            config = {**self.config, **changes}
+            self.env.write(lambda txn: write_config(txn, self.env, config))
+            self.config = config
 
     def _forget(self) -> None:
         self._table = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,11 @@ from vecstore.types import (
     Finding,
     Hit,
     Id,
+    IndexConfig,
     Metric,
     Page,
     Payload,
+    Quantization,
     Record,
     Stats,
     Vector,
@@ -157,6 +159,7 @@ class ModelCollection(CollectionVerbs):
             raise ClosedError(f'collection "{self.name}" is closed')
         if self.stored.dropped:
             raise CollectionNotFoundError(f'collection "{self.name}" was dropped', name=self.name)
+        self.info = self.stored.info
         return self.stored
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -215,6 +218,16 @@ class ModelCollection(CollectionVerbs):
 
     def _rebuild(self, seed: int | None) -> None:  # noqa: ARG002
         self._readable()
+
+    def _set_index(
+        self,
+        index: IndexConfig,
+        quantization: Quantization | Literal["same"] | None,
+        progress: Callable[[int, int], None],  # noqa: ARG002
+    ) -> None:
+        stored = self._writable()
+        codes = stored.info.quantization if quantization == "same" else quantization
+        self.info = stored.info = replace(stored.info, index=index, quantization=codes)
 
     def stats(self) -> Stats:
         """Counts; a model has neither file nor index, so all but what it holds is 0 or None."""

@@ -349,6 +349,26 @@ class RebuildResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class SetIndexRequest(_message.Message):
+    __slots__ = ("collection", "flat", "hnsw", "ivf", "quantization")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    FLAT_FIELD_NUMBER: _ClassVar[int]
+    HNSW_FIELD_NUMBER: _ClassVar[int]
+    IVF_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    flat: Flat
+    hnsw: Hnsw
+    ivf: Ivf
+    quantization: Quantization
+    def __init__(self, collection: _Optional[str] = ..., flat: _Optional[_Union[Flat, _Mapping]] = ..., hnsw: _Optional[_Union[Hnsw, _Mapping]] = ..., ivf: _Optional[_Union[Ivf, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, str]] = ...) -> None: ...
+
+class SetIndexResponse(_message.Message):
+    __slots__ = ("info",)
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    info: CollectionInfo
+    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ...) -> None: ...
+
 class CompactRequest(_message.Message):
     __slots__ = ("collection",)
     COLLECTION_FIELD_NUMBER: _ClassVar[int]

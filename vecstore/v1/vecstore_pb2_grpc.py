@@ -105,6 +105,11 @@ class VecstoreServiceStub:
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.FromString,
                 _registered_method=True)
+        self.SetIndex = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/SetIndex',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.SetIndexRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.SetIndexResponse.FromString,
+                _registered_method=True)
         self.Compact = channel.unary_unary(
                 '/vecstore.v1.VecstoreService/Compact',
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.SerializeToString,
@@ -134,7 +139,7 @@ class VecstoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCollection(self, request, context):
-        """Tells what a collection was created with.
+        """Tells what a collection was created with, and its index by now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +224,14 @@ class VecstoreServiceServicer:
 
     def Rebuild(self, request, context):
         """Builds the index anew from the rows, and returns when it is done; searches go on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetIndex(self, request, context):
+        """Gives a collection another index or other codes, and returns when they are in use; searches and writes go on with
+        the old ones meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -317,6 +330,11 @@ def add_VecstoreServiceServicer_to_server(servicer, server):
                     servicer.Rebuild,
                     request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.FromString,
                     response_serializer=vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.SerializeToString,
+            ),
+            'SetIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetIndex,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.SetIndexRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.SetIndexResponse.SerializeToString,
             ),
             'Compact': grpc.unary_unary_rpc_method_handler(
                     servicer.Compact,
@@ -713,6 +731,33 @@ class VecstoreService:
             '/vecstore.v1.VecstoreService/Rebuild',
             vecstore_dot_v1_dot_vecstore__pb2.RebuildRequest.SerializeToString,
             vecstore_dot_v1_dot_vecstore__pb2.RebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/SetIndex',
+            vecstore_dot_v1_dot_vecstore__pb2.SetIndexRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.SetIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

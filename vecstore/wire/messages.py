@@ -38,13 +38,13 @@ def write_info(info: CollectionInfo) -> pb.CollectionInfo:
     message = pb.CollectionInfo(
         name=info.name, dim=info.dim, metric=_METRICS[info.metric], quantization=_QUANTIZATIONS[info.quantization]
     )
-    _write_index(info.index, message)
+    write_index(info.index, message)
     return message
 
 
 def read_info(message: pb.CollectionInfo) -> CollectionInfo:
     """What a collection was created with; an answer leaves nothing out."""
-    index, quantization = _read_index(message), _read_quantization(message.quantization)
+    index, quantization = read_index(message), read_quantization(message.quantization)
     if index is None or quantization == "auto":
         raise InvalidArgumentError("info: expected an index and a quantization, got none")
     return CollectionInfo(message.name, message.dim, _read_metric(message.metric), index, quantization)
@@ -56,12 +56,18 @@ def read_creation(message: pb.CollectionInfo) -> dict[str, Any]:
         "name": message.name,
         "dim": message.dim,
         "metric": _read_metric(message.metric),
-        "index": _read_index(message),
-        "quantization": _read_quantization(message.quantization),
+        "index": read_index(message),
+        "quantization": read_quantization(message.quantization),
     }
 
 
-def _write_index(index: IndexConfig, into: pb.CollectionInfo) -> None:
+def write_quantization(quantization: Quantization | None) -> Any:
+    """The kind of codes, said."""
+    return _QUANTIZATIONS[quantization]
+
+
+def write_index(index: IndexConfig, into: pb.CollectionInfo | pb.SetIndexRequest) -> None:
+    """An index with all of its numbers."""
     kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(index, cls))
     message = getattr(into, kind)
     message.SetInParent()
@@ -70,7 +76,8 @@ def _write_index(index: IndexConfig, into: pb.CollectionInfo) -> None:
             setattr(message, name, value)
 
 
-def _read_index(message: pb.CollectionInfo) -> IndexConfig | None:
+def read_index(message: pb.CollectionInfo | pb.SetIndexRequest) -> IndexConfig | None:
+    """The index that a message asks for, what it leaves out by default; None where it asks for none."""
     kind = message.WhichOneof("index")
     if kind is None:
         return None
@@ -85,7 +92,8 @@ def _read_metric(number: int) -> Metric:
     return _METRIC_NAMES[number]
 
 
-def _read_quantization(number: int) -> Quantization | Literal["auto"] | None:
+def read_quantization(number: int) -> Quantization | Literal["auto"] | None:
+    """The kind of codes; "auto" where it is not said."""
     if number == pb.QUANTIZATION_UNSPECIFIED:
         return "auto"
     if number not in _QUANTIZATION_KINDS:
