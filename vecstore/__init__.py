@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UnknownArgumentError,
         VecstoreError,
     )
+    from vecstore.estimates import estimate
     from vecstore.index.raw import Index
     from vecstore.kernels._jit import warmup
     from vecstore.types import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         IVF,
         Binary,
         CollectionInfo,
+        Estimate,
         Finding,
         Flat,
         Hit,
@@ -69,6 +71,7 @@ __all__ = [
     "open",
     "connect",
     "warmup",
+    "estimate",
     "Database",
     "Collection",
     "RemoteDatabase",
@@ -80,6 +83,7 @@ __all__ = [
     "CollectionInfo",
     "Stats",
     "Finding",
+    "Estimate",
     "Index",
     "HNSW",
     "IVF",
@@ -118,10 +122,13 @@ _HOME = {
     "Collection": "collection",
     "connect": "client",
     "Index": "index.raw",
+    "estimate": "estimates",
     "warmup": "kernels._jit",
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
-    **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
+    **dict.fromkeys(
+        ["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Estimate"], "types"
+    ),
     **dict.fromkeys(["HNSW", "IVF", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 

@@ -42,6 +42,7 @@ MAX_K: Final = 10_000
 MAX_EF: Final = 10_000
 MAX_LISTS: Final = 65_536
 MAX_LIMIT: Final = 10_000
+MAX_ROWS: Final = 2**31 - 1
 MAX_FACTOR: Final = 1000
 # Below it Int8 is small enough, and the better estimate: on text embeddings cut to 128 dims a graph of Int8 is as fast
 # at recall@10 0.95, and reaches 0.99, which Int4 does not; cut to 256 dims Int4 is faster by a fifth and more.

@@ -203,6 +203,43 @@ def set_index(
         console.print(f"{collection}: {rows.info.index}, {rows.info.quantization}", highlight=False)
 
 
+@app.command(
+    epilog="Examples: [cyan]vecstore estimate --rows 1e6 --dim 768 --index ivf[/]   "
+    "[cyan]vecstore estimate data/ docs --rows 1e7[/]"
+)
+def estimate(
+    target: Annotated[str | None, typer.Argument(help="A folder or HOST:PORT, for a collection of it.")] = None,
+    collection: Annotated[str | None, typer.Argument(help="The collection; left out for one to be created.")] = None,
+    rows: Annotated[float | None, typer.Option(help="How many rows; those that there are if left out.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Numbers in each vector, without a collection.")] = None,
+    metric: Annotated[str | None, typer.Option(help="cosine, dot or l2, without a collection.")] = None,
+    index: Annotated[str | None, typer.Option("--index", help="hnsw, ivf or flat, as for set-index.")] = None,
+    quantization: Annotated[str | None, typer.Option(help=f"{QUANTIZATIONS}; same with a collection.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """About what a collection takes in RAM and on the disk, or would with other rows, index or codes."""
+    count = None if rows is None else int(rows)
+    config = None if index is None else _index(index)
+    if target is not None and collection is not None:
+        if dim is not None or metric is not None:
+            raise InvalidArgumentError("estimate: --dim and --metric are those of the collection; leave them out")
+        same: Any = "same" if quantization in (None, "same") else _quantization(str(quantization))
+        with _database(target) as db:
+            found = db.get_collection(collection).estimate(count, index=config, quantization=same)
+    elif target is not None or count is None or dim is None:
+        raise InvalidArgumentError("estimate takes either a folder and a collection, or --rows and --dim")
+    else:
+        codes = _quantization(quantization or "auto")
+        found = vecstore.estimate(count, dim, metric or "cosine", index=config, quantization=codes)  # type: ignore[arg-type]
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2))  # noqa: T201
+        return
+    table = Table(show_header=False)
+    for key, value in dataclasses.asdict(found).items():
+        table.add_row(key.replace("_", " "), _size(value) if key.endswith("_bytes") else _plain(value))
+    console.print(table)
+
+
 @app.command(epilog="Examples: [cyan]vecstore compact data/[/]   [cyan]vecstore compact localhost:6333 docs[/]")
 def compact(target: Target, collection: Name = None) -> None:
     """Shrink the files of a folder, or of a server's collections, to their rows; searches go on meanwhile."""

@@ -11,6 +11,7 @@ from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentE
 from vecstore.keywords import verb
 from vecstore.types import (
     CollectionInfo,
+    Estimate,
     Filter,
     Finding,
     Hit,
@@ -250,6 +251,16 @@ class RemoteCollection(CollectionVerbs):
             request.quantization = wire.write_quantization(quantization)
         self.info = wire.read_info(self._call(self._stub.SetIndex, request).info)
         progress(1, 1)
+
+    def _estimate(
+        self, count: int | None, index: IndexConfig | None, quantization: Quantization | Literal["same"] | None
+    ) -> Estimate:
+        request = pb.EstimateRequest(collection=self.name, count=count)
+        if index is not None:
+            wire.write_index(index, request)
+        if quantization != "same":
+            request.quantization = wire.write_quantization(quantization)
+        return wire.read_estimate(self._call(self._stub.Estimate, request))
 
     def stats(self) -> Stats:
         """Counts and sizes."""

@@ -25,6 +25,7 @@ from vecstore.errors import (
     NotFoundError,
     ReadOnlyError,
 )
+from vecstore.estimates import ROW_BYTES, estimated
 from vecstore.filters import compile_filter
 from vecstore.index import flat
 from vecstore.index.answering import NO_FIGURES
@@ -45,6 +46,7 @@ from vecstore.storage.view import View, Viewing
 from vecstore.types import (
     KIND_NAMES,
     CollectionInfo,
+    Estimate,
     Filter,
     Finding,
     Hit,
@@ -321,6 +323,7 @@ class Collection(CollectionVerbs):
             figures: dict[str, Any] = {**NO_FIGURES, "code_bytes": codes, "index_bytes": codes}
             if indexing is not None:
                 figures |= indexing.index.figures()
+                figures["index_bytes"] += indexing.index.id_bytes
             return Stats(
                 name=self.name,
                 dim=self.dim,
@@ -342,6 +345,21 @@ class Collection(CollectionVerbs):
                 index_error=None if indexing is None else indexing.error,
                 **figures,
             )
+
+    def _estimate(
+        self, count: int | None, index: IndexConfig | None, quantization: Quantization | Literal["same"] | None
+    ) -> Estimate:
+        with self._view() as view:
+            info, there = self._current_means().info, view.state.count
+            beside = sum(_bytes(view.txn.stat(view.env.db(name))) for name in ("row", "slot"))
+        return estimated(
+            there if count is None else count,
+            info.dim,
+            info.metric,
+            index or info.index,
+            info.quantization if quantization == "same" else quantization,
+            max(ROW_BYTES, beside / there) if there else ROW_BYTES,
+        )
 
     def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
         findings = check_store(self._view, progress)

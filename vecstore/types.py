@@ -218,6 +218,30 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """About what a collection of so many rows takes, in bytes: the index in RAM, and its files."""
+
+    count: int
+    dim: int
+    index: str
+    """HNSW, IVF or Flat."""
+    quantization: str | None
+    """The kind of codes: int8, int4, binary or None."""
+    code_bytes: int
+    """Codes in RAM, with what is kept of each."""
+    link_bytes: int
+    """Links in RAM."""
+    index_bytes: int
+    """All of the index in RAM: codes, links or lists, maps between rows and them, and ids."""
+    peak_bytes: int
+    """What RAM the index takes while it is built and grows, at the most."""
+    file_bytes: int
+    """data.mdb, whose pages are in RAM as far as the system has room for them."""
+    checkpoint_bytes: int
+    """index.mdb."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Something that `check()` found wrong: which `part`, a sentence, and the `ids` of the rows it harms."""
 

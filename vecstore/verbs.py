@@ -23,6 +23,7 @@ from vecstore.types import (
     HNSW,
     IVF,
     CollectionInfo,
+    Estimate,
     Filter,
     Finding,
     Flat,
@@ -388,6 +389,22 @@ class CollectionVerbs(Closing):
         codes = "same" if same else arguments.quantization_kind(quantization, config, self.dim)
         self._set_index(config, codes, _progress(progress))  # type: ignore[arg-type]
 
+    @verb
+    def estimate(
+        self,
+        count: int | None = None,
+        *,
+        index: IndexConfig | None = None,
+        quantization: Quantization | Literal["same", "auto"] | None = "same",
+    ) -> Estimate:
+        """About what the collection takes in RAM and on the disk with `count` rows (by default those that it has), or
+        would with another index or other codes (see `set_index`). Nothing is changed."""
+        config = None if index is None else arguments.index_config(index)
+        rows = None if count is None else arguments.whole_number(count, "count", 0, arguments.MAX_ROWS)
+        same = isinstance(quantization, str) and quantization == "same"
+        codes = "same" if same else arguments.quantization_kind(quantization, config or self.info.index, self.dim)
+        return self._estimate(rows, config, codes)  # type: ignore[arg-type]
+
     @abstractmethod
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult: ...
 
@@ -419,6 +436,11 @@ class CollectionVerbs(Closing):
 
     @abstractmethod
     def _rebuild(self, seed: int | None) -> None: ...
+
+    @abstractmethod
+    def _estimate(
+        self, count: int | None, index: IndexConfig | None, quantization: Quantization | Literal["same"] | None
+    ) -> Estimate: ...
 
     @abstractmethod
     def _set_index(

@@ -170,6 +170,16 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
         return pb.SetIndexResponse(info=wire.write_info(collection.info))
 
     @answered
+    def Estimate(self, request: pb.EstimateRequest) -> pb.EstimateResponse:  # noqa: N802
+        given = request.HasField("quantization")
+        estimate = self._db.get_collection(request.collection).estimate(
+            request.count if request.HasField("count") else None,
+            index=wire.read_index(request),
+            quantization=wire.read_quantization(request.quantization) if given else "same",
+        )
+        return wire.write_estimate(estimate)
+
+    @answered
     def Compact(self, request: pb.CompactRequest) -> pb.CompactResponse:  # noqa: N802
         self._db.get_collection(request.collection).compact()
         return pb.CompactResponse()

@@ -63,6 +63,18 @@ def test_set_index(run: Run, folder: str) -> None:
     assert run("set-index", folder, "docs", "--index", "flat", "--quantization", "float")[0] == 1
 
 
+def test_estimate(run: Run, folder: str) -> None:
+    code, out, _ = run("estimate", "--rows", "1e6", "--dim", "768", "--index", "ivf", "--json")
+    assert code == 0
+    wanted = vecstore.estimate(1_000_000, 768, index=vecstore.IVF())
+    assert json.loads(out) == dataclasses.asdict(wanted) and wanted.quantization == "binary"
+    code, out, _ = run("estimate", folder, "docs", "--rows", "1e7")
+    assert code == 0 and "10,000,000" in out and "HNSW" in out and "GiB" in out
+    assert json.loads(run("estimate", folder, "docs", "--json")[1])["count"] == 3
+    for wrong in ([], ["--rows", "3"], [folder, "--rows", "3"], [folder, "docs", "--dim", "3"]):
+        assert run("estimate", *wrong)[0] == 1
+
+
 def test_stats(run: Run, folder: str) -> None:
     code, out, _ = run("stats", folder)
     assert code == 0 and "docs" in out and "cosine" in out

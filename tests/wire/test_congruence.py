@@ -256,7 +256,15 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: c(db).set_index(vecstore.IVF(), quantization="binary"),
     lambda db: c(db).set_index(vecstore.IVF(), quantisation=None),
     lambda db: c(db).set_index(vecstore.IVF(), progress=3),
-    # stats, check, names
+    # stats, check, estimates, names
+    lambda db: (c(db, "codes").estimate(), c(db, "graph").estimate(10**6)),
+    lambda db: c(db, "codes").estimate(np.int64(5000), index=vecstore.IVF(nlist=9)),
+    lambda db: c(db, "codes").estimate(5000, index=vecstore.HNSW(m=8), quantization=None),
+    lambda db: c(db, "codes").estimate(5000, quantization="auto"),
+    lambda db: c(db, "codes").estimate(-1),
+    lambda db: c(db, "codes").estimate(rows=3),
+    lambda db: c(db, "codes").estimate(index="ivf"),
+    lambda db: c(db, "codes").estimate(quantization="int4"),
     lambda db: c(db).stats(),
     # when a checkpoint is written is a matter of time
     lambda db: (c(db, "graph").wait_indexed(), replace(c(db, "graph").stats(), checkpoint_lsn=0)),
@@ -275,6 +283,7 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.rebuild()),
     lambda db: (rows := c(db, "l2"), db.drop_collection("c-l2"), rows.set_index(vecstore.Flat())),
     lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.set_index(vecstore.IVF())),
+    lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.estimate()),
     lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.wait_indexed()),
     lambda db: (rows := db.create_collection("mine", 4), rows.close(), rows.rebuild()),
     lambda db: (db.drop_collection("c-l2"), db.create_collection("c-l2", 2), c(db, "l2").insert(1, [1, 0])),

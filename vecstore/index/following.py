@@ -151,6 +151,11 @@ class Following(abc.ABC, Generic[S]):
         self._ids_lsn = lsn
         self._version += 1
 
+    @property
+    def id_bytes(self) -> int:
+        """Bytes of RAM that ids take."""
+        return self._ids.nbytes
+
     def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
         """The ids of some slots at `lsn`; None where the index knows another moment, or one of them is no int."""
         version = self._version

@@ -38,6 +38,8 @@ class Binary(Quantizer):
     """
 
     kind = "binary"
+    _bits = 1
+    _most_terms = 3
     _dims_multiple = 512
     _kernel_kind = BINARY
     _factors_count = 3

@@ -67,6 +67,11 @@ class Layout:
         """Bytes of a value."""
         return self.norms_at + self.rows * 4
 
+    def bytes_of(self, count: int) -> int:
+        """Bytes of the pages that the vectors of so many rows take, behind LMDB's header of 16 bytes."""
+        pages = -(-(self.size + 16) // 4096)
+        return -(-count // self.rows) * pages * 4096
+
 
 class Block:
     """One block being written: arrays over a buffer of its own."""

@@ -24,6 +24,7 @@ from vecstore.filters import compile_filter
 from vecstore.types import (
     KIND_NAMES,
     CollectionInfo,
+    Estimate,
     Filter,
     Finding,
     Hit,
@@ -228,6 +229,11 @@ class ModelCollection(CollectionVerbs):
         stored = self._writable()
         codes = stored.info.quantization if quantization == "same" else quantization
         self.info = stored.info = replace(stored.info, index=index, quantization=codes)
+
+    def _estimate(
+        self, count: int | None, index: IndexConfig | None, quantization: Quantization | Literal["same"] | None
+    ) -> Estimate:
+        raise NotImplementedError("a model takes no files")
 
     def stats(self) -> Stats:
         """Counts; a model has neither file nor index, so all but what it holds is 0 or None."""

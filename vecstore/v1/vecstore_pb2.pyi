@@ -439,6 +439,46 @@ class StatsResponse(_message.Message):
     lists: int
     def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ..., checkpoint_lsn: _Optional[int] = ..., durability: _Optional[str] = ..., synced_lsn: _Optional[int] = ..., lists: _Optional[int] = ...) -> None: ...
 
+class EstimateRequest(_message.Message):
+    __slots__ = ("collection", "flat", "hnsw", "ivf", "quantization", "count")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    FLAT_FIELD_NUMBER: _ClassVar[int]
+    HNSW_FIELD_NUMBER: _ClassVar[int]
+    IVF_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    flat: Flat
+    hnsw: Hnsw
+    ivf: Ivf
+    quantization: Quantization
+    count: int
+    def __init__(self, collection: _Optional[str] = ..., flat: _Optional[_Union[Flat, _Mapping]] = ..., hnsw: _Optional[_Union[Hnsw, _Mapping]] = ..., ivf: _Optional[_Union[Ivf, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, str]] = ..., count: _Optional[int] = ...) -> None: ...
+
+class EstimateResponse(_message.Message):
+    __slots__ = ("count", "dim", "index", "quantization", "code_bytes", "link_bytes", "index_bytes", "peak_bytes", "file_bytes", "checkpoint_bytes")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    CODE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    dim: int
+    index: str
+    quantization: str
+    code_bytes: int
+    link_bytes: int
+    index_bytes: int
+    peak_bytes: int
+    file_bytes: int
+    checkpoint_bytes: int
+    def __init__(self, count: _Optional[int] = ..., dim: _Optional[int] = ..., index: _Optional[str] = ..., quantization: _Optional[str] = ..., code_bytes: _Optional[int] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., checkpoint_bytes: _Optional[int] = ...) -> None: ...
+
 class CheckRequest(_message.Message):
     __slots__ = ("collection",)
     COLLECTION_FIELD_NUMBER: _ClassVar[int]

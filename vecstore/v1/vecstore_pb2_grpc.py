@@ -120,6 +120,11 @@ class VecstoreServiceStub:
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.StatsRequest.SerializeToString,
                 response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.StatsResponse.FromString,
                 _registered_method=True)
+        self.Estimate = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/Estimate',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.EstimateRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.EstimateResponse.FromString,
+                _registered_method=True)
         self.Check = channel.unary_unary(
                 '/vecstore.v1.VecstoreService/Check',
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.CheckRequest.SerializeToString,
@@ -251,6 +256,13 @@ class VecstoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Estimate(self, request, context):
+        """Tells about what a collection takes in RAM and on the disk, or would with other rows, another index or other codes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Check(self, request, context):
         """Reads and verifies everything that is stored.
         """
@@ -345,6 +357,11 @@ def add_VecstoreServiceServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.StatsRequest.FromString,
                     response_serializer=vecstore_dot_v1_dot_vecstore__pb2.StatsResponse.SerializeToString,
+            ),
+            'Estimate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Estimate,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.EstimateRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.EstimateResponse.SerializeToString,
             ),
             'Check': grpc.unary_unary_rpc_method_handler(
                     servicer.Check,
@@ -812,6 +829,33 @@ class VecstoreService:
             '/vecstore.v1.VecstoreService/Stats',
             vecstore_dot_v1_dot_vecstore__pb2.StatsRequest.SerializeToString,
             vecstore_dot_v1_dot_vecstore__pb2.StatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Estimate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/Estimate',
+            vecstore_dot_v1_dot_vecstore__pb2.EstimateRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.EstimateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,12 +16,14 @@ from typing import Final
 from vecstore.wire.errors import Status, read_error, write_error
 from vecstore.wire.messages import (
     read_creation,
+    read_estimate,
     read_finding,
     read_index,
     read_info,
     read_quantization,
     read_result,
     read_stats,
+    write_estimate,
     write_finding,
     write_index,
     write_info,
@@ -84,6 +86,8 @@ __all__ = [
     "write_result",
     "read_stats",
     "write_stats",
+    "read_estimate",
+    "write_estimate",
     "read_finding",
     "write_finding",
     "read_error",

@@ -10,6 +10,7 @@ from vecstore.types import (
     INDEX_KINDS,
     Binary,
     CollectionInfo,
+    Estimate,
     Finding,
     IndexConfig,
     Int4,
@@ -66,7 +67,7 @@ def write_quantization(quantization: Quantization | None) -> Any:
     return _QUANTIZATIONS[quantization]
 
 
-def write_index(index: IndexConfig, into: pb.CollectionInfo | pb.SetIndexRequest) -> None:
+def write_index(index: IndexConfig, into: pb.CollectionInfo | pb.SetIndexRequest | pb.EstimateRequest) -> None:
     """An index with all of its numbers."""
     kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(index, cls))
     message = getattr(into, kind)
@@ -76,7 +77,7 @@ def write_index(index: IndexConfig, into: pb.CollectionInfo | pb.SetIndexRequest
             setattr(message, name, value)
 
 
-def read_index(message: pb.CollectionInfo | pb.SetIndexRequest) -> IndexConfig | None:
+def read_index(message: pb.CollectionInfo | pb.SetIndexRequest | pb.EstimateRequest) -> IndexConfig | None:
     """The index that a message asks for, what it leaves out by default; None where it asks for none."""
     kind = message.WhichOneof("index")
     if kind is None:
@@ -126,6 +127,20 @@ def read_stats(message: pb.StatsResponse) -> Stats:
     counts = {name: getattr(message, name) for name in _STATS}
     counts |= {name: None for name in _MAYBE_NONE if not message.HasField(name)}
     return Stats(info.name, info.dim, _read_metric(info.metric), **counts)
+
+
+_ESTIMATE: Final = tuple(one.name for one in dataclasses.fields(Estimate))
+
+
+def write_estimate(estimate: Estimate) -> pb.EstimateResponse:
+    """What a collection takes."""
+    return pb.EstimateResponse(**{name: getattr(estimate, name) for name in _ESTIMATE})
+
+
+def read_estimate(message: pb.EstimateResponse) -> Estimate:
+    """What a collection takes."""
+    sizes = {name: getattr(message, name) for name in _ESTIMATE}
+    return Estimate(**sizes | ({} if message.HasField("quantization") else {"quantization": None}))
 
 
 def write_finding(finding: Finding, into: pb.Finding) -> None:

@@ -1,0 +1,80 @@
+"""What RAM an index of so many rows takes, before there is one. A test holds it against indexes that were built."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from vecstore.index import codes, graph, hnsw, ivf
+from vecstore.kernels.twins import BLOCK_ROWS
+from vecstore.quantization import KINDS, ListBinary
+from vecstore.quantization.whole import Whole
+from vecstore.types import HNSW, IVF, KIND_NAMES, Flat, IndexConfig, Metric, Quantization
+
+# Arrays grow by a quarter: they are larger than what they hold by none to that.
+SLACK: Final = 1.1
+GROWTH: Final = 1.25
+# Of a row: the slot of its node or place, the node or place of its slot, and its id, if that is an int.
+SLOT, PLACE, ID = 4, 4, 8
+# What a checkpoint adds to the bytes it keeps.
+CHECKSUMS: Final = 1.001
+
+
+class Sizes(NamedTuple):
+    """Bytes: codes with their terms, links, all of the index, that while it is built, and its checkpoint."""
+
+    codes: int
+    links: int
+    index: int
+    peak: int
+    checkpoint: int
+
+
+NOTHING: Final = Sizes(0, 0, 0, 0, 0)
+
+
+def sizes_of(config: IndexConfig, quantization: Quantization | None, count: int, dim: int, metric: Metric) -> Sizes:
+    """The sizes of an index of so many rows, which are scanned as long as they are few."""
+    kind = Flat if isinstance(config, Flat) else HNSW if isinstance(config, HNSW) else IVF
+    if count < {Flat: codes.MIN_ROWS, HNSW: hnsw.FIT_FROM, IVF: ivf.FIT_FROM}[kind]:
+        return NOTHING
+    coder = Whole if quantization is None else KINDS[KIND_NAMES[type(quantization)]]
+    if isinstance(config, HNSW):
+        return _graph(config, coder.row_bytes(dim), count, metric)
+    if isinstance(config, IVF):
+        listed = KIND_NAMES.get(type(quantization)) == "binary"
+        return _lists(config, (ListBinary if listed else coder).row_bytes(dim), count, dim, listed=listed)
+    if quantization is None:
+        return NOTHING
+    taken = count * coder.row_bytes(dim)
+    return Sizes(int(SLACK * taken), 0, int(SLACK * taken), int((1 + GROWTH) * taken), 0)
+
+
+def _graph(config: HNSW, row: int, count: int, metric: Metric) -> Sizes:
+    """As index/nodes.py and index/graph.py keep it; pairs are two or three terms, and a byte tells of the dead."""
+    linked = count if count >= hnsw.LINK_FROM else 0
+    width, pairs = 8 * config.m, 4 * (3 if metric == "dot" else 2)
+    of_node = row + pairs + SLOT + PLACE + 1
+    pilots = max(graph.MIN_PILOTS, min(graph.MAX_PILOTS, int(graph.PILOTS_PER_ROOT * math.sqrt(count))))
+    bare = count * (of_node + ID) + linked * width
+    index = int(SLACK * bare) + pilots * row
+    # All is copied when the arrays grow, and when nodes are numbered anew.
+    return Sizes(
+        int(SLACK * count * row), int(SLACK * linked * width), index, index + int(GROWTH * bare), int(bare * CHECKSUMS)
+    )
+
+
+def _lists(config: IVF, row: int, count: int, dim: int, *, listed: bool) -> Sizes:
+    """As index/lists.py keeps them: the last block of each list is half empty; centroids twice, and coded."""
+    lists = ivf.lists_for(count, config) if count >= ivf.TRAIN_FROM else 0
+    places = count + lists * BLOCK_ROWS // 2
+    centroids = lists * (4 * dim * (2 if listed else 1) + row)
+    coded = int(SLACK * places * row)
+    index = coded + int(SLACK * (places * SLOT + count * (PLACE + ID))) + centroids
+    # All rows are a tail first, then blocks, which are copied when there are more; a step has its rows at hand.
+    sample = min(count, ivf.SAMPLES * max(1, lists)) if lists else 0
+    at_hand = 2 * 4 * dim * max(sample, min(count, ivf.BATCH))
+    return Sizes(
+        coded, 0, index, index + int(GROWTH * places * (row + SLOT)) + at_hand,
+        int((places * (row + SLOT) + count * ID + lists * 4 * dim) * CHECKSUMS),
+    )  # fmt: skip
