@@ -79,6 +79,9 @@ def serve(
         float | None,
         typer.Option(help="Seconds of writes that a power loss may take, with interval; 0.1 if left out."),
     ] = None,
+    memory_limit: Annotated[
+        int | None, typer.Option(help="Bytes of RAM that all indexes together may take; see estimate.")
+    ] = None,
 ) -> None:
     """Serve a database folder over gRPC until SIGTERM or Ctrl-C."""
     try:
@@ -88,7 +91,13 @@ def serve(
         raise InvalidArgumentError(
             f'the server is not installed ({error}); run: pip install "vecstore[server]"'
         ) from None
-    config = Config(data=data, listen=listen, durability=durability, sync_interval=sync_interval)  # type: ignore[arg-type]
+    config = Config(
+        data=data,
+        listen=listen,
+        durability=durability,  # type: ignore[arg-type]
+        sync_interval=sync_interval,
+        memory_limit=memory_limit,
+    )
     raise typer.Exit(run(config))
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vecstore import arguments
 from vecstore.arguments import Rows, pack_payload, unpack_payload
+from vecstore.budget import Budget, Share
 from vecstore.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -67,7 +68,7 @@ Slots = npt.NDArray[np.int64]
 class Collection(CollectionVerbs):
     """A collection in a folder of this machine; made by a Database, safe to use from many threads."""
 
-    def __init__(self, info: CollectionInfo, store: Store, *, read_only: bool) -> None:
+    def __init__(self, info: CollectionInfo, store: Store, *, read_only: bool, budget: Budget | None = None) -> None:
         self._store = store
         self._read_only = read_only
         self._kept: tuple[Table, flat.Rows] | None = None
@@ -76,7 +77,8 @@ class Collection(CollectionVerbs):
         # Held by what makes an index or a file anew, one at a time; taken before the turn to write.
         self._maintaining = threading.Lock()
         self._switching = threading.Lock()
-        self._become(Means.of(info, store, self._rows_of, read_only=read_only))
+        self._budget = budget or Budget()
+        self._become(Means.of(info, store, self._rows_of, read_only=read_only, share=Share(self._budget)))
 
     def _become(self, means: Means) -> None:
         self._means, self.info = means, means.info
@@ -207,7 +209,7 @@ class Collection(CollectionVerbs):
                     threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
-        if codes is None or query.exact:
+        if codes is None or query.exact or not means.share.fits(means.info, view.state.count):
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
         follow_codes(codes, view, rows)
         return codes.search(
@@ -225,7 +227,9 @@ class Collection(CollectionVerbs):
             if means.only_tunes(info):
                 self._become(means.tuned(info, config))
             elif not self._closed:
-                self._become(Means.of(info, self._store, self._rows_of, read_only=True, succeeds=True))
+                means.share.give_back()
+                share = Share(self._budget)
+                self._become(Means.of(info, self._store, self._rows_of, read_only=True, share=share, succeeds=True))
                 if means.indexing is not None:
                     means.indexing.end()  # not waited for: it may wait until no view is left
             return self._means
@@ -264,14 +268,17 @@ class Collection(CollectionVerbs):
             if before.only_tunes(info):
                 self._take(lambda config: before.tuned(info, config), info)
                 return
-            made = Means.of(info, self._store, self._rows_of, read_only=False, succeeds=True)
+            share = Share(self._budget)
+            made = Means.of(info, self._store, self._rows_of, read_only=False, share=share, succeeds=True)
             try:
                 made.build(self._store, self._rows_of, progress, self._refuse_closed)
                 self._take(lambda config: dataclasses.replace(made, config=config), info)
             except BaseException:
+                share.give_back()
                 if made.indexing is not None:
                     made.indexing.end()
                 raise
+            before.share.give_back()
             if before.indexing is not None:
                 before.indexing.retire()
             if made.indexing is not None:
@@ -342,7 +349,7 @@ class Collection(CollectionVerbs):
                 log_bytes=_bytes(view.txn.stat(view.env.db("log"))),
                 free_bytes=free_bytes,
                 file_bytes=file_bytes,
-                index_error=None if indexing is None else indexing.error,
+                index_error=means.share.refusal or None if indexing is None else indexing.error,
                 **figures,
             )
 
@@ -442,6 +449,7 @@ class Collection(CollectionVerbs):
                 self._closed = True
                 if self._indexing is not None:
                     self._indexing.close()
+                self._means.share.give_back()
                 self._store.release(read_only=self._read_only)
 
 

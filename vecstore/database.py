@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vecstore import arguments
+from vecstore.budget import Budget
 from vecstore.collection import Collection
 from vecstore.errors import (
     AlreadyExistsError,
@@ -49,6 +50,7 @@ def open(
     max_size: int | None = None,
     durability: Literal["commit", "interval"] = "commit",
     sync_interval: float | None = None,
+    memory_limit: int | None = None,
 ) -> Database:
     """Open a folder as a database, and create it if it is not there or empty.
 
@@ -59,6 +61,11 @@ def open(
     (0.001 to 60, by default 0.1). A killed process loses nothing then either. Where the machine goes down, the writes
     of the last `sync_interval`, and of the time that a sync takes, may be lost: the last ones, each whole.
 
+    `memory_limit` bounds the RAM that the indexes of all collections together may take, in bytes, as `estimate` reckons
+    it: not Python itself, nor pages of the files, which the system takes back. An index that does not fit, or no longer
+    does when its collection has grown, is let go: writes go on, searches scan the rows, `index_error` in `stats()` says
+    why and what would fit, and `set_index` refuses what would not.
+
     Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
     FormatVersionError if a newer vecstore wrote it.
     """
@@ -68,7 +75,9 @@ def open(
         if read_only:
             raise InvalidArgumentError("open(): max_size has no effect with read_only=True")
     read_only = arguments.flag(read_only, "read_only")
-    return Database(place, read_only, max_size, _interval(durability, sync_interval, read_only))
+    if memory_limit is not None:
+        memory_limit = arguments.whole_number(memory_limit, "memory_limit", MIN_SIZE, 2**46)
+    return Database(place, read_only, max_size, _interval(durability, sync_interval, read_only), memory_limit)
 
 
 def _interval(durability: Any, sync_interval: Any, read_only: bool) -> float | None:
@@ -94,11 +103,19 @@ def _interval(durability: Any, sync_interval: Any, read_only: bool) -> float | N
 class Database(DatabaseVerbs):
     """An open folder of collections; made by `vecstore.open()`, safe to use from many threads."""
 
-    def __init__(self, path: Path, read_only: bool, max_size: int | None, sync_interval: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        read_only: bool,
+        max_size: int | None,
+        sync_interval: float | None = None,
+        memory_limit: int | None = None,
+    ) -> None:
         self.path = path
         self.read_only = read_only
         self._max_size = max_size
         self._sync_interval = sync_interval
+        self._budget = Budget(memory_limit)
         self._open_collections: dict[str, Collection] = {}
         self._mutex = threading.RLock()
         self._closed = False
@@ -173,7 +190,7 @@ class Database(DatabaseVerbs):
                 return known
             store = self._share(name)
             info = info_of(name, store.config)
-            opened = Collection(info, store, read_only=self.read_only)
+            opened = Collection(info, store, read_only=self.read_only, budget=self._budget)
             if known is not None and not known.closed:
                 known._dropped()
             self._open_collections[name] = opened

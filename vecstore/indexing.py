@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from vecstore.budget import Share
 from vecstore.errors import (
     ClosedError,
     CollectionNotFoundError,
@@ -71,6 +72,7 @@ class Indexing:
         rows_of: Callable[[View], Rows],
         *,
         read_only: bool,
+        share: Share,
         succeeds: bool = False,
     ) -> None:
         """Begin with the last checkpoint; not where it `succeeds` another index, to be built (`build`) or, by who
@@ -78,6 +80,7 @@ class Indexing:
         self.name = info.name
         self._info = info
         self._read_only = read_only
+        self._share = share
         self.index = index_of(info.index, info.quantization, info.dim, info.metric)
         self.indexer = Indexer(info.name, self._step)
         self._store = store
@@ -107,7 +110,11 @@ class Indexing:
     # -- following -------------------------------------------------------------------------------------------
 
     def follow(self, view: View) -> bool:
-        """Bring the index up to a view; False where it stays behind, since there may soon be a checkpoint."""
+        """Bring the index up to a view; False where it stays behind: there may soon be a checkpoint, or there is no
+        room for it."""
+        if not self._share.fits(self._info, view.state.count):
+            self.index.let_go()
+            return False
         if self._read_only and view.env is not self._env and not self._renew(view):
             return False
         self.index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
@@ -136,6 +143,8 @@ class Indexing:
             following = self._prepare()
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
+            return False
+        if not following and self._share.refusal:
             return False
         if not following:
             time.sleep(LOOK_AGAIN_SECONDS)
@@ -170,7 +179,8 @@ class Indexing:
         index, enough = self.index, 0
         while True:
             refuse_closed()
-            self._prepare()
+            if not self._prepare():
+                raise StateError(f'collection "{self.name}" keeps its index: {self._share.refusal}')
             count = 0 if index.graph is None else index.graph.arrays.count
             enough = enough or index.work + BUILDING_WORK * (count + MAX_TAIL)
             more = self._link()
@@ -214,7 +224,11 @@ class Indexing:
     def error(self) -> str | None:
         """What the thread last failed with."""
         failure = self._failure
-        return self.indexer.error or (None if failure is None else f"{type(failure).__name__}: {failure}")
+        return (
+            self._share.refusal
+            or self.indexer.error
+            or (None if failure is None else f"{type(failure).__name__}: {failure}")
+        )
 
     def written(self) -> None:
         """Wake the indexer, and wait while more rows wait to be linked than searches should have to scan."""
@@ -236,7 +250,9 @@ class Indexing:
         if small or self._reaches(lsn):
             return
         self.indexer.wake()
-        if self.indexer.wait_until(lambda: self._reaches(lsn), timeout):
+        if self.indexer.wait_until(lambda: self._reaches(lsn) or bool(self._share.refusal), timeout):
+            if self._share.refusal:
+                raise StateError(f'collection "{self.name}": rows are not indexed ({self._share.refusal})')
             return
         with self._view():
             pass  # it was neither closed nor dropped
@@ -252,6 +268,8 @@ class Indexing:
         """Build the graph anew, and put it in the place of the old one."""
         index: Any = self.index
         with self._view() as view:
+            if not self._share.fits(self._info, view.state.count):
+                raise StateError(f'collection "{self.name}": {self._share.refusal}')
             lsn, (live, *_) = view.state.lsn, _changes(view)
             graph = index.begun(self._rows_of(view), live(), seed)
         # It takes long, and needs no rows: outside of a view, for which a write that has to grow the map would wait.
@@ -363,6 +381,10 @@ class Indexing:
         """Begin with the last checkpoint, if there is one that fits the rows; or else from nothing."""
         if self._store.config["format"] == 1:
             return
+        with self._store.view() as view:
+            if not self._share.fits(self._info, view.state.count):
+                log.warning("%s is not indexed: %s", self.name, self._share.refusal)
+                return
         loaded, reason = None, ""
         try:
             loaded = self._store.checkpoint.load(aligned)

@@ -28,6 +28,7 @@ SYNONYMS: Final = {
     **dict.fromkeys(["collection_name", "collection", "index_name"], "name"),
     **dict.fromkeys(["readonly", "mode"], "read_only"),
     **dict.fromkeys(["map_size", "max_bytes"], "max_size"),
+    **dict.fromkeys(["max_memory", "memory", "memory_limit_bytes", "cache_size"], "memory_limit"),
     **dict.fromkeys(["sync", "fsync", "synchronous"], "durability"),
     **dict.fromkeys(["interval", "interval_ms", "sync_every", "fsync_interval"], "sync_interval"),
     **dict.fromkeys(["deadline", "request_timeout"], "timeout"),

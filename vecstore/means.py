@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vecstore.budget import Share
+from vecstore.errors import StateError
 from vecstore.index.codes import CodeScan
 from vecstore.index.flat import Rows
 from vecstore.index.kinds import GraphOrLists
@@ -23,6 +25,7 @@ class Means:
 
     info: CollectionInfo
     config: dict[str, Any]
+    share: Share
     indexing: Indexing | None = None
     codes: CodeScan | None = None
 
@@ -39,12 +42,14 @@ class Means:
         rows_of: Callable[[View], Rows],
         *,
         read_only: bool,
+        share: Share,
         succeeds: bool = False,
     ) -> Means:
         """As they are at an open, or to take the place of others."""
         if not isinstance(info.index, Flat):
-            return cls(info, store.config, Indexing(info, store, rows_of, read_only=read_only, succeeds=succeeds))
-        return cls(info, store.config, None, None if info.quantization is None else CodeScan(info.quantization))
+            made = Indexing(info, store, rows_of, read_only=read_only, share=share, succeeds=succeeds)
+            return cls(info, store.config, share, made)
+        return cls(info, store.config, share, None, None if info.quantization is None else CodeScan(info.quantization))
 
     def only_tunes(self, info: CollectionInfo) -> bool:
         """Whether another `info` asks for the same index and codes, with other numbers to search by."""
@@ -70,6 +75,8 @@ class Means:
         elif self.codes is not None:
             with store.view() as view:
                 count = view.state.count
+                if not self.share.fits(self.info, count):
+                    raise StateError(f'collection "{self.info.name}" keeps its index: {self.share.refusal}')
                 progress(0, count)
                 follow_codes(self.codes, view, rows_of(view))
             progress(count, count)

@@ -23,6 +23,8 @@ class Config:
     """Whether a write is on the disk when it returns, or within `sync_interval`, as for `vecstore.open`."""
     sync_interval: float | None = None
     """Seconds between syncs with durability="interval"."""
+    memory_limit: int | None = None
+    """Bytes of RAM that all indexes together may take, as for `vecstore.open`."""
     max_workers: int = field(default_factory=lambda: max(4, 2 * (os.cpu_count() or 1)))
     """Threads that answer calls."""
     max_waiting: int = 256

@@ -29,7 +29,12 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._db = vecstore.open(config.data, durability=config.durability, sync_interval=config.sync_interval)
+        self._db = vecstore.open(
+            config.data,
+            durability=config.durability,
+            sync_interval=config.sync_interval,
+            memory_limit=config.memory_limit,
+        )
         try:
             self._health = health.HealthServicer()
             self._grpc = self._build()

@@ -151,6 +151,15 @@ class Following(abc.ABC, Generic[S]):
         self._ids_lsn = lsn
         self._version += 1
 
+    def let_go(self) -> None:
+        """Know no rows any more, until it follows again."""
+        if self.graph is not None:
+            with self._following:
+                self.graph, self._lsn = None, -1
+                self._version += 1
+                self._ids, self._ids_lsn = np.zeros(0, np.int64), -1
+                self._version += 1
+
     @property
     def id_bytes(self) -> int:
         """Bytes of RAM that ids take."""
