@@ -304,6 +304,7 @@ def index_config(value: Any) -> IndexConfig:
             None if value.nlist is None else whole_number(value.nlist, "index.nlist", 1, MAX_LISTS),
             whole_number(value.nprobe, "index.nprobe", 1, MAX_LISTS),
             whole_number(value.seed, "index.seed", 0, MAX_SEED),
+            flag(value.resident, "index.resident"),
         )
     if not isinstance(value, HNSW):
         raise InvalidArgumentError(f"index: expected vecstore.HNSW(), IVF(), Flat() or None, got {value!r}")

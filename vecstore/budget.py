@@ -14,6 +14,7 @@ PROPOSALS: Final[tuple[tuple[IndexConfig, Quantization], ...]] = (
     (IVF(), Int4()),
     (HNSW(m=8), Int4()),
     (IVF(), Binary()),
+    (IVF(resident=False), Binary()),
 )
 
 
@@ -89,7 +90,12 @@ def _proposal(info: CollectionInfo, count: int, room: int) -> str:
 
 
 def _named(index: IndexConfig, quantization: Quantization | None) -> str:
-    shown = f"{type(index).__name__}({f'm={index.m}' if isinstance(index, HNSW) and index.m != HNSW().m else ''})"
+    said = ""
+    if isinstance(index, HNSW) and index.m != HNSW().m:
+        said = f"m={index.m}"
+    elif isinstance(index, IVF) and not index.resident:
+        said = "resident=False"
+    shown = f"{type(index).__name__}({said})"
     return f"{shown}, quantization={quantization!r}"
 
 

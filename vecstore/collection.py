@@ -439,6 +439,7 @@ class Collection(CollectionVerbs):
 
     def _dropped(self) -> None:
         """There is nothing left to index, although the handle may stay: its calls say what happened."""
+        self._means.share.give_back()
         if self._indexing is not None:
             self._indexing.end()
 

@@ -34,9 +34,10 @@ from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.config import built_alike, config_of
 from vecstore.storage.environment import Environment
+from vecstore.storage.scratch import allocator
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
-from vecstore.types import CollectionInfo, Finding, Id
+from vecstore.types import IVF, CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
 
@@ -81,7 +82,10 @@ class Indexing:
         self._info = info
         self._read_only = read_only
         self._share = share
-        self.index = index_of(info.index, info.quantization, info.dim, info.metric)
+        self._allocate = aligned
+        if isinstance(info.index, IVF) and not info.index.resident:
+            self._allocate = allocator(store.checkpoint.path.parent, aligned)
+        self.index = index_of(info.index, info.quantization, info.dim, info.metric, self._allocate)
         self.indexer = Indexer(info.name, self._step)
         self._store = store
         self._rows_of = rows_of
@@ -387,7 +391,7 @@ class Indexing:
                 return
         loaded, reason = None, ""
         try:
-            loaded = self._store.checkpoint.load(aligned)
+            loaded = self._store.checkpoint.load(self._allocate)
         except FileNotFoundError:
             reason = "is missing"
         except CorruptionError as error:
@@ -424,7 +428,7 @@ class Indexing:
 
     def _renewed(self, view: View) -> bool:
         with contextlib.suppress(VecstoreError, OSError, ValueError, KeyError, TypeError):
-            header, columns = self._store.checkpoint.load(aligned)
+            header, columns = self._store.checkpoint.load(self._allocate)
             if not self._unfit(view, header):
                 self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
                 self.checkpoint_lsn = header["lsn"]

@@ -117,6 +117,9 @@ class IVF:
     """Lists that a search scans unless it says otherwise, 1 to 65,536."""
     seed: int = 1
     """Of all that is drawn at random, 0 to 2^31 - 1."""
+    resident: bool = True
+    """Whether codes are in RAM, or else in a file without a name beside the rows, of which the system keeps in RAM what
+    it has room for: for collections that are larger than it."""
 
 
 IndexConfig: TypeAlias = HNSW | IVF | Flat

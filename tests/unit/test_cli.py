@@ -54,7 +54,7 @@ def test_version(run: Run) -> None:
 
 def test_set_index(run: Run, folder: str) -> None:
     code, out, _ = run("set-index", folder, "docs", "--index", "ivf:nlist=3,nprobe=2", "--quantization", "int4")
-    assert code == 0 and "docs: IVF(nlist=3, nprobe=2, seed=1), Int4()" in out
+    assert code == 0 and "docs: IVF(nlist=3, nprobe=2, seed=1, resident=True), Int4()" in out
     assert run("set-index", folder, "docs", "--index", "hnsw")[1].startswith("docs: HNSW(m=24")
     with vecstore.open(folder) as db:
         assert db.get_collection("docs").info == vecstore.CollectionInfo("docs", 2, quantization=vecstore.Int4())

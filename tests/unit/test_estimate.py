@@ -18,6 +18,7 @@ def near(value, other):
         (vecstore.HNSW(), vecstore.Binary()),
         (vecstore.IVF(), vecstore.Binary()),
         (vecstore.IVF(), vecstore.Int8()),
+        (vecstore.IVF(resident=False), vecstore.Int8()),
         (vecstore.IVF(nlist=20), None),
         (vecstore.Flat(), vecstore.Int8()),
     ],

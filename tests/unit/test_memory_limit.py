@@ -55,7 +55,7 @@ def test_an_index_that_has_grown_too_large_is_let_go(tmp_path, rows, kind):
         assert said.startswith(f"memory_limit={limit}: ") and "set_index(" in said
         if kind["index"] != vecstore.Flat():
             assert docs.stats().index_bytes == 0
-            with pytest.raises(vecstore.StateError, match="not indexed.*memory_limit"):
+            with pytest.raises(vecstore.StateError, match=r"not indexed.*memory_limit"):
                 docs.wait_indexed(30)
             with pytest.raises(vecstore.StateError, match="memory_limit"):
                 docs.rebuild()

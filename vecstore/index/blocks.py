@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from vecstore.kernels.twins import BLOCK_ROWS
 from vecstore.quantization import ListBinary
 
 _serials = itertools.count()
+Allocate = Callable[..., npt.NDArray[Any]]
 Longs = npt.NDArray[np.int64]
 
 
@@ -26,30 +28,33 @@ class Blocks:
     codes: Codes
     terms: Floats
     slots: Ints
+    allocate: Allocate = aligned
+    """Makes arrays: in RAM, or in files."""
 
     def __len__(self) -> int:
         return len(self.slots)
 
     @classmethod
-    def empty(cls, coder: Coder, size: int) -> Blocks:
+    def empty(cls, coder: Coder, size: int, allocate: Allocate = aligned) -> Blocks:
         """Room for so many blocks, without rows."""
         listed = isinstance(coder, ListBinary)
         terms = (size, listing.TERMS, BLOCK_ROWS) if listed else (size, BLOCK_ROWS, coder.terms_count)
         return cls(
-            aligned((size, BLOCK_ROWS * coder.code_bytes), np.uint8),
-            aligned(terms, np.float32),
-            aligned((size, BLOCK_ROWS), np.int32, -1),
+            allocate((size, BLOCK_ROWS * coder.code_bytes), np.uint8),
+            allocate(terms, np.float32),
+            allocate((size, BLOCK_ROWS), np.int32, -1),
+            allocate,
         )
 
     def grown(self, coder: Coder, size: int) -> Blocks:
         """A copy with room for so many."""
-        made, n = Blocks.empty(coder, size), min(len(self), size)
+        made, n = Blocks.empty(coder, size, self.allocate), min(len(self), size)
         made.codes[:n], made.terms[:n], made.slots[:n] = self.codes[:n], self.terms[:n], self.slots[:n]
         return made
 
     def behind(self, coder: Coder, first: int, last: int) -> Blocks:
         """A copy of some of the blocks, with room for a few more."""
-        made, n = Blocks.empty(coder, (last - first) * 5 // 4 + 8), last - first
+        made, n = Blocks.empty(coder, (last - first) * 5 // 4 + 8, self.allocate), last - first
         for into, of in ((made.codes, self.codes), (made.terms, self.terms), (made.slots, self.slots)):
             into[:n] = of[first:last]
         return made

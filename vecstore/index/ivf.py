@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from vecstore.index import kmeans
 from vecstore.index.answering import FIT_FROM, Answering, all_full
-from vecstore.index.arrays import Coder, Floats, Ints
-from vecstore.index.blocks import Lists, Longs
+from vecstore.index.arrays import Coder, Floats, Ints, aligned
+from vecstore.index.blocks import Allocate, Lists, Longs
 from vecstore.index.fitting import fitted
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.lists import InvertedFile, centroids_of, encoded
@@ -30,6 +30,8 @@ from vecstore.types import IVF, Metric, Quantization
 TRAIN_FROM: Final = 4096
 # Rows for each centroid that is trained, and times that they are held against them.
 SAMPLES, ITERATIONS = 64, 8
+# The same where RAM is scarce.
+FEW_SAMPLES: Final = 16
 LISTS_PER_ROOT: Final = 2.0
 # Rows that are filed at once: what a step reads while a write that has to grow the file may wait for it.
 BATCH: Final = 32_768
@@ -76,8 +78,16 @@ class Step:
 class IvfIndex(Answering[InvertedFile]):
     """Searches from many threads, while one of them or another follows the writes and another looks after the lists."""
 
-    def __init__(self, config: IVF, quantization: Quantization | None, dim: int, metric: Metric) -> None:
+    def __init__(
+        self,
+        config: IVF,
+        quantization: Quantization | None,
+        dim: int,
+        metric: Metric,
+        allocate: Allocate = aligned,
+    ) -> None:
         super().__init__(config, quantization, dim, metric)
+        self.allocate = allocate
         if self.kind == "binary":
             self.kind = "list-binary"
         self._planned: tuple[Any, Plan] = (None, Plan(0, 0, 0, 1))
@@ -89,7 +99,7 @@ class IvfIndex(Answering[InvertedFile]):
         return count < FIT_FROM
 
     def _made(self, config: Any, coder: Coder, fitted_on: int) -> InvertedFile:
-        return InvertedFile(config, coder, self.metric, fitted_on)
+        return InvertedFile(config, coder, self.metric, fitted_on, self.allocate)
 
     def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> InvertedFile | None:
         if len(slots) < FIT_FROM:
@@ -132,7 +142,7 @@ class IvfIndex(Answering[InvertedFile]):
             return None
         if not lists.trained:
             slots = live()
-            wanted = SAMPLES * lists_for(len(slots), lists.config)
+            wanted = samples_of(lists.config) * lists_for(len(slots), lists.config)
             if len(slots) > wanted:
                 rng = np.random.default_rng(lists.config.seed)
                 slots = np.sort(rng.choice(slots, wanted, replace=False, shuffle=False))
@@ -251,6 +261,11 @@ class IvfIndex(Answering[InvertedFile]):
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""
         return {} if self.graph is None else self.graph.figures()
+
+
+def samples_of(config: IVF) -> int:
+    """Rows for each centroid that is trained."""
+    return SAMPLES if config.resident else FEW_SAMPLES
 
 
 def lists_for(count: int, config: IVF) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
-from vecstore.index.blocks import Blocks, ListRoom, Lists, Longs, places_of
+from vecstore.index.blocks import Allocate, Blocks, ListRoom, Lists, Longs, places_of
 from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import lists as kernels
@@ -31,6 +31,8 @@ from vecstore.quantization import ListBinary
 from vecstore.types import IVF, Metric
 
 CHUNK: Final = 2048
+# Rows that are coded before they are put into blocks.
+AT_ONCE: Final = 1 << 17
 NOWHERE: Final = -1
 IN_TAIL: Final = -2
 """The place of row i of the tail is IN_TAIL - i; of a row in a list, 32 * block + row."""
@@ -46,7 +48,7 @@ ENTRIES: Final = {
 class InvertedFile:
     """Rows of a collection in lists; see the module."""
 
-    def __init__(self, config: IVF, coder: Coder, metric: Metric, fitted_on: int) -> None:
+    def __init__(self, config: IVF, coder: Coder, metric: Metric, fitted_on: int, allocate: Allocate = aligned) -> None:
         self.config, self.metric, self.fitted_on = config, metric, fitted_on
         self._search = ENTRIES[coder.kind].compiled()
         self._rooms: deque[ListRoom] = deque(maxlen=64)
@@ -65,8 +67,8 @@ class InvertedFile:
         self._past: deque[tuple[weakref.ref[Lists], list[int]]] = deque()
         nothing = np.zeros(0, np.int32)
         self.arrays = Lists.of(
-            coder=coder, pool=Blocks.empty(coder, 0), chain=nothing, heads=nothing, lasts=nothing, sizes=nothing,
-            tail=Blocks.empty(coder, 0), tail_size=0,
+            coder=coder, pool=Blocks.empty(coder, 0, allocate), chain=nothing, heads=nothing, lasts=nothing, sizes=nothing,
+            tail=Blocks.empty(coder, 0, allocate), tail_size=0,
             **centroids_of(coder, np.zeros((0, coder.dim), np.float32)),
         )  # fmt: skip
 
@@ -83,17 +85,20 @@ class InvertedFile:
             tail = arrays.tail
             if needed > len(tail):
                 tail = tail.grown(coder, max(needed, len(tail) * 5 // 4))
-            codes, terms = np.empty((n, coder.code_bytes), np.uint8), np.empty((n, coder.terms_count), np.float32)
-
-            def work(start: int, stop: int) -> None:
-                for begin in range(start, stop, CHUNK):
-                    some = slice(begin, min(begin + CHUNK, stop))
-                    vectors, norms = gathered(rows, slots[some])
-                    codes[some], terms[some] = encoded(coder, vectors, norms, None, arrays.offsets)
-
-            over_ranges(n, CHUNK, threads if n > CHUNK else 1, work)
+            room = min(n, AT_ONCE)
+            codes, terms = np.empty((room, coder.code_bytes), np.uint8), np.empty((room, coder.terms_count), np.float32)
             places = first + np.arange(n, dtype=np.int64)
-            tail.put(coder, places, codes, terms)
+            for base in range(0, n, AT_ONCE):
+                part = slots[base : base + AT_ONCE]
+
+                def work(start: int, stop: int, part: Longs = part) -> None:
+                    for begin in range(start, stop, CHUNK):
+                        some = slice(begin, min(begin + CHUNK, stop))
+                        vectors, norms = gathered(rows, part[some])
+                        codes[some], terms[some] = encoded(coder, vectors, norms, None, arrays.offsets)
+
+                over_ranges(len(part), CHUNK, threads if len(part) > CHUNK else 1, work)
+                tail.put(coder, places[base : base + AT_ONCE], codes[: len(part)], terms[: len(part)])
             tail.slots.reshape(-1)[places] = slots
             self._know(int(slots.max()) + 1)
             self._places[slots] = IN_TAIL - places
@@ -129,7 +134,7 @@ class InvertedFile:
             for old in (arrays.pool, arrays.tail):
                 slots = old.slots.copy()
                 slots[old.slots >= 0] = numbers[old.slots[old.slots >= 0]]
-                made.append(Blocks(old.codes, old.terms, slots))
+                made.append(Blocks(old.codes, old.terms, slots, old.allocate))
             self._become(arrays.changed(pool=made[0], tail=made[1]))
             self._find_places()
 
@@ -382,9 +387,10 @@ class InvertedFile:
 
     def restore(self, parts: dict[str, Any], slots: int) -> None:
         """Become the lists that `held` gave, of so many slots; ValueError if the parts do not fit together."""
-        coder, none = self.arrays.coder, Blocks.empty(self.arrays.coder, 0)
+        coder, none = self.arrays.coder, self.arrays.pool
         pool, tail = (
-            Blocks(*(_own(parts[prefix + name], now.dtype) for name, now in _named(none))) for prefix in ("", "tail_")
+            Blocks(*(_own(parts[prefix + name], now.dtype) for name, now in _named(none)), none.allocate)
+            for prefix in ("", "tail_")
         )
         chain, heads, sizes, dead = (_own(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
         tail_size, centroids = int(parts["tail_size"][0]), _own(parts["centroids"], np.float32)
@@ -420,14 +426,17 @@ class InvertedFile:
             arrays = self.arrays
             dead, tail = int(self.dead.sum()), arrays.tail.slots.reshape(-1)[: arrays.tail_size]
             code_bytes = sum(of.codes.nbytes + of.terms.nbytes for of in (arrays.pool, arrays.tail))
-            rest = (arrays.pool.slots, arrays.tail.slots, arrays.chain, self._places, arrays.centroids, arrays.offsets)
+            rest = [arrays.chain, self._places, arrays.centroids, arrays.offsets]
+            in_ram = 0
+            if self.config.resident:
+                in_ram, rest = code_bytes, [*rest, arrays.pool.slots, arrays.tail.slots]
             return {
                 "linked": arrays.linked - dead,
                 "tail": int(np.count_nonzero(tail >= 0)),
                 "tombstones": dead,
                 "lists": len(arrays.heads),
                 "code_bytes": code_bytes,
-                "index_bytes": code_bytes + sum(of.nbytes for of in rest) + arrays.coarse.codes.nbytes,
+                "index_bytes": in_ram + sum(of.nbytes for of in rest) + arrays.coarse.codes.nbytes,
             }
 
 

@@ -57,6 +57,8 @@ class Index:
         config = arguments.index_config(HNSW() if index is None else index)
         if isinstance(config, Flat):
             raise InvalidArgumentError(f"index: expected vecstore.HNSW() or IVF(), got {index!r}")
+        if isinstance(config, IVF) and not config.resident:
+            raise InvalidArgumentError("index: resident=False has no effect: an Index has no folder; leave it out")
         self.dim = arguments.dimension(dim)
         self.metric: Metric = arguments.metric_name(metric)
         self.config = config

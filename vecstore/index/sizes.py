@@ -71,10 +71,12 @@ def _lists(config: IVF, row: int, count: int, dim: int, *, listed: bool) -> Size
     centroids = lists * (4 * dim * (2 if listed else 1) + row)
     coded = int(SLACK * places * row)
     index = coded + int(SLACK * (places * SLOT + count * (PLACE + ID))) + centroids
+    kept = int((places * (row + SLOT) + count * ID + lists * 4 * dim) * CHECKSUMS)
     # All rows are a tail first, then blocks, which are copied when there are more; a step has its rows at hand.
-    sample = min(count, ivf.SAMPLES * max(1, lists)) if lists else 0
+    sample = min(count, ivf.samples_of(config) * max(1, lists)) if lists else 0
     at_hand = 2 * 4 * dim * max(sample, min(count, ivf.BATCH))
-    return Sizes(
-        coded, 0, index, index + int(GROWTH * places * (row + SLOT)) + at_hand,
-        int((places * (row + SLOT) + count * ID + lists * 4 * dim) * CHECKSUMS),
-    )  # fmt: skip
+    if not config.resident:
+        # The blocks are in files, of which a checkpoint is written from a copy.
+        index -= coded + int(SLACK * places * SLOT)
+        return Sizes(coded, 0, index, index + max(at_hand, kept), kept)
+    return Sizes(coded, 0, index, index + int(GROWTH * places * (row + SLOT)) + at_hand, kept)

@@ -36,6 +36,8 @@ def config_of(info: CollectionInfo) -> dict[str, Any]:
     codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
     kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(info.index, cls))
     index = {"kind": kind, **dataclasses.asdict(info.index)}
+    if index.get("resident"):
+        del index["resident"]
     return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
 
 
@@ -115,10 +117,11 @@ def _index_makes_sense(index: Any) -> bool:
         return False
     kind = INDEX_KINDS[index["kind"]]
     names = {one.name for one in dataclasses.fields(kind)}
-    if index.keys() != {"kind", *names}:
+    optional = names & {"resident"}
+    if index.keys() | optional != {"kind", *names}:
         return False
     try:
-        index_config(kind(**{name: index[name] for name in names}))
+        index_config(kind(**{name: index[name] for name in names & index.keys()}))
     except InvalidArgumentError:
         return False
     return True

@@ -50,14 +50,16 @@ class Hnsw(_message.Message):
     def __init__(self, m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., ef: _Optional[int] = ..., alpha: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Ivf(_message.Message):
-    __slots__ = ("nlist", "nprobe", "seed")
+    __slots__ = ("nlist", "nprobe", "seed", "resident")
     NLIST_FIELD_NUMBER: _ClassVar[int]
     NPROBE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_FIELD_NUMBER: _ClassVar[int]
     nlist: int
     nprobe: int
     seed: int
-    def __init__(self, nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    resident: bool
+    def __init__(self, nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., seed: _Optional[int] = ..., resident: _Optional[bool] = ...) -> None: ...
 
 class Ids(_message.Message):
     __slots__ = ("numbers", "texts", "text_places")
