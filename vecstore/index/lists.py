@@ -67,8 +67,8 @@ class InvertedFile:
         self._past: deque[tuple[weakref.ref[Lists], list[int]]] = deque()
         nothing = np.zeros(0, np.int32)
         self.arrays = Lists.of(
-            coder=coder, pool=Blocks.empty(coder, 0, allocate), chain=nothing, heads=nothing, lasts=nothing, sizes=nothing,
-            tail=Blocks.empty(coder, 0, allocate), tail_size=0,
+            coder=coder, pool=Blocks.empty(coder, 0, allocate), chain=nothing, heads=nothing, lasts=nothing,
+            sizes=nothing, tail=Blocks.empty(coder, 0, allocate), tail_size=0,
             **centroids_of(coder, np.zeros((0, coder.dim), np.float32)),
         )  # fmt: skip
 
