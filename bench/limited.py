@@ -119,7 +119,7 @@ def measured(folder: Path, n: int, dim: int, share: float) -> None:
     )
     print(
         f"anonymous at the most {mb(told['anonymous'] - told['base'])} more, codes {mb(told['code_bytes'])}, "
-        f"of which at the most {mb(told["codes"])} in RAM; the rest of the index {mb(told['index_bytes'])}"
+        f"of which at the most {mb(told['codes'])} in RAM; the rest of the index {mb(told['index_bytes'])}"
     )
     for name, found in zip(("built", "opened"), told["found"], strict=True):
         for probes, ids in found.items():
