@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from vecstore.index import codes, graph, hnsw, ivf
 from vecstore.kernels.twins import BLOCK_ROWS
 from vecstore.quantization import KINDS, ListBinary
-from vecstore.quantization.whole import Whole
+from vecstore.quantization.quantizer import padded
 from vecstore.types import HNSW, IVF, KIND_NAMES, Flat, IndexConfig, Metric, Quantization
 
 # Arrays grow by a quarter: they are larger than what they hold by none to that.
@@ -18,6 +18,9 @@ GROWTH: Final = 1.25
 SLOT, PLACE, ID = 4, 4, 8
 # What a checkpoint adds to the bytes it keeps.
 CHECKSUMS: Final = 1.001
+# Bits of a dimension, and float32 terms of a row at the most: under cosine there may be none.
+BITS: Final = {"int8": 8, "int4": 4, "binary": 1, "list-binary": 1, "float32": 32}
+TERMS: Final = {"int8": 2, "int4": 2, "binary": 3, "list-binary": 3, "float32": 0}
 
 
 class Sizes(NamedTuple):
@@ -38,16 +41,23 @@ def sizes_of(config: IndexConfig, quantization: Quantization | None, count: int,
     kind = Flat if isinstance(config, Flat) else HNSW if isinstance(config, HNSW) else IVF
     if count < {Flat: codes.MIN_ROWS, HNSW: hnsw.FIT_FROM, IVF: ivf.FIT_FROM}[kind]:
         return NOTHING
-    coder = Whole if quantization is None else KINDS[KIND_NAMES[type(quantization)]]
+    kind_name = "float32" if quantization is None else KIND_NAMES[type(quantization)]
     if isinstance(config, HNSW):
-        return _graph(config, coder.row_bytes(dim), count, metric)
+        return _graph(config, row_bytes(kind_name, dim), count, metric)
     if isinstance(config, IVF):
-        listed = KIND_NAMES.get(type(quantization)) == "binary"
-        return _lists(config, (ListBinary if listed else coder).row_bytes(dim), count, dim, listed=listed)
+        listed = kind_name == "binary"
+        return _lists(config, row_bytes("list-binary" if listed else kind_name, dim), count, dim, listed=listed)
     if quantization is None:
         return NOTHING
-    taken = count * coder.row_bytes(dim)
+    taken = count * row_bytes(kind_name, dim)
     return Sizes(int(SLACK * taken), 0, int(SLACK * taken), int((1 + GROWTH) * taken), 0)
+
+
+def row_bytes(kind: str, dim: int) -> int:
+    """Bytes of the code of a row, whose dims are padded so that codes fill lines or words, and of its terms."""
+    coders: dict[str, Any] = {**KINDS, "list-binary": ListBinary}
+    multiple = coders[kind]._dims_multiple if kind in coders else 16
+    return padded(dim, multiple) * BITS[kind] // 8 + 4 * TERMS[kind]
 
 
 def _graph(config: HNSW, row: int, count: int, metric: Metric) -> Sizes:

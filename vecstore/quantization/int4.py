@@ -22,7 +22,6 @@ class Int4(Uniform):
     """In each block of 64 bytes the low nibbles are dims 0-63 of 128, the high ones 64-127."""
 
     kind = "int4"
-    _bits = 4
     _dims_multiple = 128
     zero = 8
     _kernel_kind = INT4

@@ -20,7 +20,6 @@ class Int8(Uniform):
     """Byte j of a code is the level of dim j. D bytes a row."""
 
     kind = "int8"
-    _bits = 8
     zero = 128
     _kernel_kind = INT8
 

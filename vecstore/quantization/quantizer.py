@@ -79,8 +79,6 @@ class Quantizer(ABC):
     _factors_count: ClassVar[int] = 2
     _query_bytes: int
     _dims_multiple: ClassVar[int] = 64
-    _bits: ClassVar[int]
-    _most_terms: ClassVar[int] = 2
     _kinds: ClassVar[dict[str, type[Quantizer]]] = {}
     code_bytes: int
 
@@ -159,11 +157,6 @@ class Quantizer(ABC):
     def signs(self) -> Floats:
         """The table of the rotation."""
         return self.rotation.table
-
-    @classmethod
-    def row_bytes(cls, dim: int) -> int:
-        """Bytes of the code of a row and of its terms, which under cosine need not be there."""
-        return padded(dim, cls._dims_multiple) * cls._bits // 8 + 4 * cls._most_terms
 
     @property
     def query_bytes(self) -> int:

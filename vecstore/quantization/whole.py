@@ -30,11 +30,6 @@ class Whole:
         self.centres: Floats = np.zeros((2, self.dims), np.float32)
         self.signs: Floats = np.ones((1, self.dims), np.float32)
 
-    @classmethod
-    def row_bytes(cls, dim: int) -> int:
-        """Bytes of a row as it is kept."""
-        return 4 * -(-dim // _LINE) * _LINE
-
     def encode(self, rows: Floats, norms: Floats, codes_out: NDArray[np.uint8], terms_out: Floats) -> None:
         """Rows (n, dim), whose L2 norms are `norms` (n,), into codes of n rows."""
         del terms_out
