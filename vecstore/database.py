@@ -32,7 +32,7 @@ from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Finding, Flat, IndexConfig
+from vecstore.types import INDEX_KINDS, KIND_NAMES, CollectionInfo, Finding
 from vecstore.verbs import DatabaseVerbs, collection_name
 
 MIN_SIZE: Final = 1 << 20
@@ -308,9 +308,8 @@ class Database(DatabaseVerbs):
 def _config(info: CollectionInfo) -> dict[str, Any]:
     """What a collection remembers of how it was created."""
     codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
-    index: dict[str, Any] = {"kind": "flat"}
-    if isinstance(info.index, HNSW):
-        index = {"kind": "hnsw", **dataclasses.asdict(info.index)}
+    kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(info.index, cls))
+    index = {"kind": kind, **dataclasses.asdict(info.index)}
     return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
 
 
@@ -319,5 +318,5 @@ def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
     codes = config["quantization"]
     kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
     options = {key: value for key, value in config["index"].items() if key != "kind"}
-    index: IndexConfig = HNSW(**options) if config["index"]["kind"] == "hnsw" else Flat()
+    index = INDEX_KINDS[config["index"]["kind"]](**options)
     return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())

@@ -25,7 +25,7 @@ import numpy as np
 from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
-from vecstore.kernels.encode import encode_query, scale_of
+from vecstore.kernels.encode import LONGEST, encode_query, scale_of
 from vecstore.kernels.graph import (
     CODE_BYTES,
     CODES,
@@ -180,7 +180,7 @@ def search(
         query = address_of(queries) + 4 * i * dim
         dot_query = np.float64(0)
         if metric not in (COSINE, L2):
-            dot_query = dot_f64(query, query, dim) * unit * unit
+            dot_query = min(dot_f64(query, query, dim) * unit * unit, LONGEST * LONGEST)
         if kind == FLOAT:
             scale = np.float32(scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit))
             for j in range(dim):
