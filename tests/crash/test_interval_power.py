@@ -10,7 +10,7 @@ import pytest
 import vecstore
 from tests.crash.machine import DIM, PAGE, Machine, another_boot, crashed, folder_of, found, stored, synced, vector
 from vecstore import CorruptionError, DatabaseLockedError
-from vecstore.storage import environment, interval, recovery
+from vecstore.storage import environment, recovery
 from vecstore.storage.lock import WriterLock
 from vecstore.testing.faults import storage_calls, unavailable
 
@@ -157,7 +157,7 @@ def test_recovery_that_is_cut_short_is_done_again(tmp_path, opened, monkeypatch)
 
     whole = data.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(interval, "reach", fail)
+        patch.setattr(recovery, "reach", fail)
         with pytest.raises(PowerFailedError):
             recovery.recover(data)
     half = data.read_bytes()
