@@ -341,12 +341,20 @@ class InvertedFile:
         slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         counts = np.empty((n, 2), np.int64)
         metric = METRICS[self.metric]
+        if n == 1:  # without what a call with slices costs
+            room = self._room(arrays, depth, k)
+            self._search(
+                arrays.fields, allowed, queries, *arrays.query_options, *room.arrays, rows.blocks, rows.shift, rows.dim,
+                metric, k, probes, depth, least, sure, room.best, slots, scores, counts,
+            )  # fmt: skip
+            self._rooms.append(room)
+            return slots, scores, counts
 
         def work(first: int, last: int) -> None:
             some, room = slice(first, last), self._room(arrays, depth, k)
             self._search(
                 arrays.fields, allowed, queries[some], *arrays.query_options, *room.arrays, rows.blocks, rows.shift,
-                rows.dim, metric, k, probes, depth, least, np.float32(sure), room.best, slots[some], scores[some], counts[some],
+                rows.dim, metric, k, probes, depth, least, sure, room.best, slots[some], scores[some], counts[some],
             )  # fmt: skip
             self._rooms.append(room)
 

@@ -56,8 +56,9 @@ AT_ONCE = 24
 
 
 @inlined
-def query_table(row, dims, table, facts):
-    """The table of the rotated query at address `row`, (D / 4 * 16,) uint8 at `table`; facts: scale and shift, f32."""
+def query_table(row, dims, table, facts, sums):
+    """The table of the rotated query at address `row`, (D / 4 * 16,) uint8; facts: scale and shift, float32. `sums` is
+    room for 16 float32."""
     groups = dims >> 2
     least_sum, total, widest = np.float64(0), np.float64(0), np.float32(0)
     for g in range(groups):
@@ -73,21 +74,17 @@ def query_table(row, dims, table, facts):
     unit = np.float64(widest) / most
     per_unit = per_unit_of(unit)
     for g in range(groups):
-        a, b = load_f32(row + 16 * g), load_f32(row + 16 * g + 4)
-        c, d = load_f32(row + 16 * g + 8), load_f32(row + 16 * g + 12)
-        zero = np.float32(0)
-        low = min(a, zero) + min(b, zero) + min(c, zero) + min(d, zero)
+        low = np.float32(0)
+        for j in range(4):
+            low += min(load_f32(row + 16 * g + 4 * j), np.float32(0))
+        # Patterns of more bits are those of fewer, and one bit more.
+        sums[0] = np.float32(0.5) - low * per_unit
+        for j in range(4):
+            value = load_f32(row + 16 * g + 4 * j) * per_unit
+            for pattern in range(1 << j):
+                sums[pattern + (1 << j)] = sums[pattern] + value
         for pattern in range(16):
-            value = -low
-            if pattern & 1:
-                value += a
-            if pattern & 2:
-                value += b
-            if pattern & 4:
-                value += c
-            if pattern & 8:
-                value += d
-            table[16 * g + pattern] = np.uint8(value * per_unit + np.float32(0.5))
+            table[16 * g + pattern] = np.uint8(sums[pattern])
     root = np.sqrt(np.float64(dims))
     facts[0] = np.float32(2 * unit / root) if per_unit > np.float32(0) else np.float32(0)
     facts[1] = np.float32((2 * least_sum - total) / root)
@@ -329,7 +326,7 @@ def search(
             for j in range(dim):
                 scratch[0, j] -= centres[0, j]
             rotate_row(row, address_of(signs), signs.shape[0], dims)
-            query_table(row, dims, codes[0], factors[0])
+            query_table(row, dims, codes[0], factors[0], estimates)
             tails[0, 0] = 0
             tail_base = np.float32(-dot_f64(row, row, dims) if metric == L2 else product)
         else:
@@ -338,7 +335,7 @@ def search(
                 scratch, levels,
             )  # fmt: skip
         count, bound, scored, full = np.int64(0), lowest, np.int64(0), False
-        gathers = kind == LISTED and sure > np.float32(0)
+        gathers = kind == LISTED and sure > 0
         query_scale, square = np.float32(1), np.float64(0)
         if gathers:
             query_scale, square = query_scale_of(metric, query, dim), dot_f64(row, row, dims)
@@ -427,7 +424,7 @@ _SIGNATURE = void(
     uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
     uint16[::1], float32[::1], int64[::1], int64[::1],
     const(int64[::1]), int64, int64, int64,
-    int64, int64, int64, int64, float32, int64[::1],
+    int64, int64, int64, int64, float64, int64[::1],
     int32[:, ::1], float32[:, ::1], int64[:, ::1],
 )  # fmt: skip
 

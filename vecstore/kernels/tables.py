@@ -119,7 +119,9 @@ def table_sums(builder: ir.IRBuilder, block: ir.Value, table: ir.Value, size: ir
         store(builder, rows, out, 32 * i)
 
 
-@instruction(int64(int64, int64, float32, float32, float32, float32, float32, int64), twins.block_estimates, inline=False)
+@instruction(
+    int64(int64, int64, float32, float32, float32, float32, float32, int64), twins.block_estimates, inline=False
+)
 def block_estimates(
     builder: ir.IRBuilder,
     sums: ir.Value,

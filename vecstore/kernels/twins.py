@@ -315,4 +315,6 @@ def block_estimates(
     product = view(sums, np.uint16, BLOCK_ROWS).astype(np.float32) * np.float32(scale) + np.float32(shift)
     scores = product * times + (plus + np.float32(base))
     view(out, np.float32, BLOCK_ROWS)[:] = scores
-    return int(sum(1 << i for i in np.flatnonzero(scores + deviations * np.float32(reach) >= np.float32(bound)).tolist()))
+    return int(
+        sum(1 << i for i in np.flatnonzero(scores + deviations * np.float32(reach) >= np.float32(bound)).tolist())
+    )
