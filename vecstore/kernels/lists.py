@@ -437,7 +437,8 @@ def search_listed(
     """Codes of a bit a dim, relative to the centroid."""
     search(
         LISTED, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, sums,
-        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores, counts,
+        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
@@ -449,7 +450,8 @@ def search_int8(
     """Codes of a byte a dim."""
     search(
         INT8, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, sums,
-        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores, counts,
+        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
@@ -461,7 +463,8 @@ def search_int4(
     """Codes of half a byte a dim."""
     search(
         INT4, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, sums,
-        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores, counts,
+        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores,
+        counts,
     )  # fmt: skip
 
 
@@ -473,5 +476,6 @@ def search_float32(
     """The rows themselves."""
     search(
         FLOAT, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, sums,
-        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores, counts,
+        estimates, chosen, found, blocks, shift, dim, metric, k, probes, depth, least, sure, best, slots, scores,
+        counts,
     )  # fmt: skip
