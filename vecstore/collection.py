@@ -209,7 +209,10 @@ class Collection(CollectionVerbs):
                     threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
-        if codes is None or query.exact or not means.share.fits(means.info, view.state.count):
+        if codes is not None and not query.exact and not means.share.fits(means.info, view.state.count):
+            codes.let_go()
+            codes = None
+        if codes is None or query.exact:
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
         follow_codes(codes, view, rows)
         return codes.search(

@@ -9,7 +9,7 @@ def near(value, other):
     return abs(value - other) <= 0.15 * other
 
 
-@pytest.mark.parametrize("dim", [64, 300])
+@pytest.mark.parametrize("dim", [64])
 @pytest.mark.parametrize(
     ("index", "quantization"),
     [
@@ -24,16 +24,16 @@ def near(value, other):
     ],
 )
 def test_an_estimate_is_near_what_there_is(tmp_path, rows, dim, index, quantization):
-    vectors = rows(12_000, dim) + 0.2
+    vectors = rows(6000, dim) + 0.2
     with vecstore.open(tmp_path) as db:
-        docs = db.create_collection("docs", dim, index=index, quantization=quantization)
-        for first in range(0, 12_000, 4000):
-            docs.insert(range(first, first + 4000), vectors[first : first + 4000])
+        docs = db.create_collection("docs", dim, "l2", index=index, quantization=quantization)
+        for first in range(0, 6000, 2000):
+            docs.insert(range(first, first + 2000), vectors[first : first + 2000])
         docs.search(vectors[0])
         docs.wait_indexed(120)
         stats, estimate = docs.stats(), docs.estimate()
     size = (tmp_path / "collections" / "docs" / "index.mdb").stat().st_size if stats.checkpoint_lsn else 0
-    assert (estimate.count, estimate.dim, estimate.index) == (12_000, dim, stats.index)
+    assert (estimate.count, estimate.dim, estimate.index) == (6000, dim, stats.index)
     assert estimate.quantization == stats.quantization
     assert near(estimate.code_bytes, stats.code_bytes)
     assert near(estimate.link_bytes, stats.link_bytes)
@@ -41,7 +41,7 @@ def test_an_estimate_is_near_what_there_is(tmp_path, rows, dim, index, quantizat
     assert near(estimate.file_bytes, stats.file_bytes - stats.free_bytes)
     assert estimate.index_bytes < estimate.peak_bytes < 5 * estimate.index_bytes
     assert estimate.checkpoint_bytes <= 1.15 * size  # which may hold free pages
-    bare = vecstore.estimate(12_000, dim, index=index, quantization=quantization)
+    bare = vecstore.estimate(6000, dim, "l2", index=index, quantization=quantization)
     assert bare.index_bytes == estimate.index_bytes and near(bare.file_bytes, estimate.file_bytes)
 
 

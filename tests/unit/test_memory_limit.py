@@ -45,26 +45,26 @@ def test_an_index_that_has_grown_too_large_is_let_go(tmp_path, rows, kind):
     limit, vectors = limit_for(tmp_path, kind), rows(2000, 32)
     with vecstore.open(tmp_path, memory_limit=limit) as db:
         docs = db.create_collection("docs", 32, **kind)
-        docs.insert(range(1000), vectors[:1000])
+        docs.insert(range(1020), vectors[:1020])
         docs.search(vectors[0])
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
         assert docs.stats().code_bytes > 0 and docs.stats().index_error is None
-        docs.insert(range(1000, 2000), vectors[1000:])
+        docs.insert(range(1020, 2000), vectors[1020:])
         assert [hits[0].id for hits in docs.search(vectors, 1)] == list(range(2000))
         said = docs.stats().index_error
         assert said.startswith(f"memory_limit={limit}: ") and "set_index(" in said
+        assert docs.stats().index_bytes == 0
         if kind["index"] != vecstore.Flat():
-            assert docs.stats().index_bytes == 0
             with pytest.raises(vecstore.StateError, match=r"not indexed.*memory_limit"):
-                docs.wait_indexed(30)
+                docs.wait_indexed(120)
             with pytest.raises(vecstore.StateError, match="memory_limit"):
                 docs.rebuild()
         docs.upsert(7, np.full(32, 9))  # writes go on
         assert docs.search(np.full(32, 9), 1)[0].id == 7 and docs.check() == []
         docs.compact()
-        docs.delete(range(900, 2000))  # there is room again
+        docs.delete(range(1010, 2000))  # there is room again
         docs.search(vectors[0])
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
         assert docs.stats().code_bytes > 0 and docs.stats().index_error is None
 
 
@@ -73,7 +73,7 @@ def test_an_open_loads_no_index_that_does_not_fit(tmp_path, rows):
     with vecstore.open(tmp_path) as db:
         docs = db.create_collection("docs", 32, **KINDS[0])
         docs.insert(range(2000), vectors)
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
     for read_only in (False, True):
         with vecstore.open(tmp_path, read_only=read_only, memory_limit=limit) as db:
             docs = db.get_collection("docs")
@@ -104,7 +104,7 @@ def test_set_index_refuses_what_does_not_fit_and_takes_what_does(tmp_path, rows)
         other.insert(range(2000), vectors)
         assert other.search(vectors[5], 1)[0].id == 5
         assert "of other indexes" in other.stats().index_error
-        assert "set_index(Flat()" in other.stats().index_error
+        assert "set_index(" in other.stats().index_error
         db.drop_collection("docs")
         assert other.search(vectors[5], 1)[0].id == 5
         assert other.stats().index_error is None

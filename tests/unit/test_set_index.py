@@ -69,7 +69,7 @@ def test_any_index_takes_the_place_of_any_other(tmp_path, rows, before, after):
 
 def test_what_is_there_already_is_left_alone(db, rows, monkeypatch):
     docs = filled(db, rows, index=vecstore.HNSW(m=8), quantization=vecstore.Int8())
-    docs.wait_indexed(30)
+    docs.wait_indexed(120)
     monkeypatch.setattr(indexing.Indexing, "build", lambda *_: 1 / 0)
     lsn, graph = docs.stats().lsn, docs._index.graph
     docs.set_index(vecstore.HNSW(m=8))
@@ -87,7 +87,7 @@ def test_what_only_searches_go_by_changes_at_once(tmp_path, rows, monkeypatch, b
     queries = rows(50, DIM, 5)
     with vecstore.open(tmp_path) as db:
         docs = filled(db, rows, index=before, quantization=vecstore.Int4())
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
         docs.rebuild(seed=7)
         wide, narrow = docs.search(queries, 10, **{argument: getattr(after, argument)}), docs.search(queries, 10)
         graph = docs._index.graph
@@ -118,6 +118,7 @@ def test_searches_and_writes_go_on_meanwhile(db, rows, monkeypatch):
             found = docs.search(vectors[700:720], 1)
             if [hits[0].id for hits in found] != list(range(700, 720)):
                 wrong.append(found)
+            done.wait(0.002)
 
     def write():
         n = 0
@@ -126,6 +127,7 @@ def test_searches_and_writes_go_on_meanwhile(db, rows, monkeypatch):
             if docs.search(np.full(DIM, n + 10), 1)[0].id != "late":
                 wrong.append(n)
             n += 1
+            done.wait(0.01)
 
     threads = [threading.Thread(target=one) for one in (search, write)]
     for one in threads:
@@ -140,14 +142,14 @@ def test_searches_and_writes_go_on_meanwhile(db, rows, monkeypatch):
     assert not wrong
     docs.delete("late")
     is_right(docs, vectors)
-    docs.wait_indexed(30)
+    docs.wait_indexed(120)
     is_right(docs, vectors)
 
 
 def test_what_fails_leaves_the_old_index(tmp_path, rows, monkeypatch):
     with vecstore.open(tmp_path) as db:
         docs = filled(db, rows, index=vecstore.HNSW(), quantization=vecstore.Int8())
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
         info, index = docs.info, docs._index
 
         def fail(*_):
@@ -194,13 +196,13 @@ print("1", flush=True)
 )
 def test_a_killed_process_has_changed_it_or_not(tmp_path, rows, process, point, changed):
     with vecstore.open(tmp_path) as db:
-        filled(db, rows, index=vecstore.HNSW(), quantization=vecstore.Int8()).wait_indexed(30)
+        filled(db, rows, index=vecstore.HNSW(), quantization=vecstore.Int8()).wait_indexed(120)
     assert process(CHANGING, tmp_path, point).popen.wait() == -9
     with vecstore.open(tmp_path) as db:
         docs = db.get_collection("docs")
         assert isinstance(docs.info.index, vecstore.IVF if changed else vecstore.HNSW)
         is_right(docs, rows(900, DIM))
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
         is_right(docs, rows(900, DIM))
 
 
@@ -215,7 +217,7 @@ docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
 for line in sys.stdin:
     asked = json.loads(line)
     if asked is not None:
-        docs.wait_indexed(30)
+        docs.wait_indexed(120)
         found = [hits[0].id for hits in docs.search(np.array(asked, np.float32), 1)]
         stats = docs.stats()
         print(json.dumps([found, repr(docs.info.index), stats.index, stats.quantization, stats.linked]), flush=True)
@@ -247,10 +249,10 @@ def test_readers_follow(db, rows, process, monkeypatch):
 
 def test_a_reader_scans_until_the_new_index_is_kept(db, rows, monkeypatch):
     docs, query = filled(db, rows, index=vecstore.HNSW()), rows(1, DIM, 9)[0]
-    docs.wait_indexed(30)
+    docs.wait_indexed(120)
     with vecstore.open(db.path, read_only=True) as reader:
         followed = reader.get_collection("docs")
-        followed.wait_indexed(30)
+        followed.wait_indexed(120)
         with monkeypatch.context() as patched:
             patched.setattr(indexing.Indexing, "begin", lambda _: None)
             docs.set_index(vecstore.IVF(nlist=9))
@@ -259,13 +261,13 @@ def test_a_reader_scans_until_the_new_index_is_kept(db, rows, monkeypatch):
             assert followed.search(query, 5) == docs.search(query, 5, exact=True)
             assert followed.info == docs.info and followed.stats().linked == 0
             docs._indexing.begin()
-            followed.wait_indexed(30)
+            followed.wait_indexed(120)
         assert followed.stats().linked == 900 and followed.check() == []
         monkeypatch.setattr(indexing, "AWAIT_SECONDS", 0.1)
         monkeypatch.setattr(indexing.Indexing, "begin", lambda _: None)
         docs.set_index(vecstore.HNSW())
         followed.search(query)
-        followed.wait_indexed(30)  # by itself, when it has waited long enough
+        followed.wait_indexed(120)  # by itself, when it has waited long enough
         assert followed.stats().linked == 900 and followed.check() == []
 
 

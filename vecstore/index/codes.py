@@ -66,6 +66,12 @@ class CodeScan:
         fitted = self._fitted
         return 0 if fitted is None else fitted.codes.nbytes + fitted.terms.nbytes
 
+    def let_go(self) -> None:
+        """Have no codes, until they are followed again."""
+        if self._fitted is not None:
+            with self._following:
+                self._fitted, self._lsn = None, -1
+
     def follow(
         self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots], added_since: Callable[[int], Slots | None]
     ) -> None:

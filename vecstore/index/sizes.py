@@ -12,7 +12,7 @@ from vecstore.quantization.quantizer import padded
 from vecstore.types import HNSW, IVF, KIND_NAMES, Flat, IndexConfig, Metric, Quantization
 
 # Arrays grow by a quarter: they are larger than what they hold by none to that.
-SLACK: Final = 1.1
+SLACK: Final = 1.05
 GROWTH: Final = 1.25
 # Of a row: the slot of its node or place, the node or place of its slot, and its id, if that is an int.
 SLOT, PLACE, ID = 4, 4, 8
