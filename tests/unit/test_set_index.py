@@ -85,11 +85,12 @@ def test_what_is_there_already_is_left_alone(db, rows, monkeypatch):
 )
 def test_what_only_searches_go_by_changes_at_once(tmp_path, rows, monkeypatch, before, after, argument):
     queries = rows(50, DIM, 5)
+    wider, narrower = ({argument: getattr(one, argument)} for one in (after, before))
     with vecstore.open(tmp_path) as db:
         docs = filled(db, rows, index=before, quantization=vecstore.Int4())
         docs.wait_indexed(120)
         docs.rebuild(seed=7)
-        wide, narrow = docs.search(queries, 10, **{argument: getattr(after, argument)}), docs.search(queries, 10)
+        wide, narrow = docs.search(queries, 10, **wider), docs.search(queries, 10)
         graph = docs._index.graph
         docs.set_index(after)
         assert docs.info.index == after and docs._index.graph is graph
@@ -99,13 +100,14 @@ def test_what_only_searches_go_by_changes_at_once(tmp_path, rows, monkeypatch, b
         monkeypatch.setattr(one, "_new_graph", lambda *_: 1 / 0)
     with vecstore.open(tmp_path) as db:
         docs = db.get_collection("docs")
-        assert docs.info.index == after and docs.search(queries, 10) == wide
+        docs.wait_indexed(120)
+        assert docs.info.index == after and docs.search(queries, 10) == docs.search(queries, 10, **wider)
         docs.set_index(before)
-        assert docs.search(queries, 10) == narrow
+        assert docs.search(queries, 10) == docs.search(queries, 10, **narrower)
         docs._indexing.close = lambda: None  # as if it were killed
     with vecstore.open(tmp_path) as db:
         docs = db.get_collection("docs")
-        assert docs.info.index == before and docs.search(queries, 10) == narrow
+        assert docs.info.index == before and docs.search(queries, 10) == docs.search(queries, 10, **narrower)
 
 
 def test_searches_and_writes_go_on_meanwhile(db, rows, monkeypatch):
