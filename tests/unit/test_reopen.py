@@ -1,6 +1,5 @@
 """A collection that is opened again begins with the graph of its last checkpoint, if that is one of its rows."""
 
-import dataclasses
 import contextlib
 import logging
 import shutil
@@ -168,7 +167,7 @@ def foreign(path, rows):
 def another_kind(path, rows):
     with vecstore.open(path) as db:
         docs = db.get_collection("docs")
-        docs._indexing._info = dataclasses.replace(docs.info, quantization=vecstore.Binary())
+        docs._indexing._info = replace(docs.info, quantization=vecstore.Binary())
         docs.upsert(1, rows(1, DIM)[0])
 
 
