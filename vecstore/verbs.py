@@ -55,6 +55,11 @@ class Query(NamedTuple):
     ef: int | None = None
     exact: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for the nearest rows and nothing else."""
+        return self.filter is None and self.score_threshold is None and self.oversampling is None and not self.exact
+
 
 class Closing(ABC):
     """Something that is closed once, by `close()` or at the end of a `with` block."""

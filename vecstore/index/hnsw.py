@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from vecstore.index import flat
 from vecstore.index.arrays import Arrays, Coder
+from vecstore.index.calls import NO_IDS, NO_NAMES, Call
 from vecstore.index.flat import Floats, Found, Rows, gathered
 from vecstore.index.following import Following
 from vecstore.index.graph import Graph
@@ -65,6 +67,7 @@ class HnswIndex(Following):
     def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
         super().__init__(config, quantization, dim, metric)
         self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
+        self._calls: deque[Call] = deque(maxlen=64)
 
     # -- making graphs ---------------------------------------------------------------------------------------
 
@@ -217,6 +220,46 @@ class HnswIndex(Following):
             flat.best_of(rows, query, np.union1d(slots, lost), k, threshold)
             for query, (slots, _) in zip(queries, found, strict=True)
         ]
+
+    def nearest(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        query: Floats,
+        k: int,
+        ef: int | None,
+        names: Slots = NO_NAMES,
+    ) -> tuple[npt.NDArray[Any], Floats] | None:
+        """`search` for one query `(1, dim)` in the ordinary case, in which one walk finds k; None in any other, a query
+        of odd length among them.
+
+        Slots and scores `(1, k)`; with `names`, those of the slots in their place, -1 for slots behind their end.
+        """
+        graph = self.graph
+        if graph is None or matches < k:
+            return None
+        arrays, asked = graph.arrays, (k, ef)
+        try:
+            call = self._calls.pop()
+        except IndexError:
+            call = None
+        if call is None or not call.fits(arrays, rows, allowed, asked):
+            if call is not None:
+                graph.give_back(call.room)
+            plan = self._plan(arrays, matches, k, ef, None, 1, 1)
+            if plan.scan or (matches <= FIT_FROM and matches * ROW <= _walk_cost(ef or self.config.ef)):
+                return None
+            call = graph.call(arrays, rows, allowed, asked, plan)
+        scores = np.empty((1, k), np.float32)
+        if len(names):
+            best: npt.NDArray[Any] = np.empty((1, k), np.int64)
+            found = call(query, names, best, scores)
+        else:
+            found = call(query, names, NO_IDS, scores)
+            best = call.slots.copy()
+        self._calls.append(call)
+        return (best, scores) if found == k else None
 
     def arrays_of_best(
         self,

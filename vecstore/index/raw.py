@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import zipfile
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
 from vecstore.index.arrays import aligned
-from vecstore.index.flat import Floats, Rows
+from vecstore.index.flat import Floats, Rows, gathered
 from vecstore.index.following import Change
 from vecstore.index.graph import Graph
 from vecstore.index.hnsw import HnswIndex
@@ -248,10 +249,15 @@ class Index:
         that may be found, as an array, or a function of an id that tells. Where there are fewer than k, id -1 and score
         -inf fill the end.
         """
-        matrix, single = arguments.query_rows(queries, self.dim, self.metric)
         k = arguments.whole_number(k, "k", 1, arguments.MAX_K)
         if ef is not None:
             ef = arguments.whole_number(ef, "ef", 1, arguments.MAX_K)
+        if filter is None and threads == 1 and (one := arguments.plain_query(queries, self.dim)) is not None:
+            reuses, ids, live = self._reuses, self._ids, self._live
+            found = self._index.nearest(self._rows(), live, self._count, one, k, ef, ids)
+            if found is not None and self._reuses == reuses:
+                return found[0][0], found[1][0]
+        matrix, single = arguments.query_rows(queries, self.dim, self.metric)
         if threads != 1:
             threads = arguments.whole_number(threads, "threads", 1, 1024)
         reuses = self._reuses
@@ -291,10 +297,21 @@ class Index:
     @verb
     def get(self, ids: Any) -> Floats:
         """The vectors of some ids `(n, dim)`, bit for bit as they were added; NotFound ids raise."""
-        slots = self._found(_int_ids(ids))
-        if (slots < 0).any():
-            raise InvalidArgumentError(f"ids: {int(_int_ids(ids)[slots < 0][0])} is not there")
-        return self._matrix()[slots]
+        numbers = _int_ids(ids)
+        reuses = self._reuses
+        found = self._gathered(numbers)
+        if self._reuses != reuses:  # a slot may have got another row meanwhile
+            with self._writing:
+                found = self._gathered(numbers)
+        return found
+
+    def _gathered(self, numbers: Ids) -> Floats:
+        slots, live = self._found(numbers), self._live
+        there = (slots >= 0) & (slots < len(live) * 8)
+        there[there] = (live[slots[there] >> 3] >> (slots[there] & 7).astype(np.uint8)) & 1 != 0
+        if not there.all():
+            raise InvalidArgumentError(f"ids: {int(numbers[~there][0])} is not there")
+        return gathered(self._rows(), slots)[0]
 
     def stats(self) -> dict[str, Any]:
         """Counts, and bytes by part: linked, tail, tombstones, pilots, degree, code_bytes, link_bytes, index_bytes."""
@@ -337,6 +354,7 @@ class Index:
                 coder = graph.arrays.coder
                 blob = b"" if isinstance(coder, Whole) else coder.to_bytes()
                 parts |= {"coder": np.frombuffer(blob, np.uint8), "fitted_on": np.array(graph.fitted_on)}
+                parts["seed"] = np.array(graph.config.seed)  # that of the last `rebuild`
                 parts |= block.enter_context(graph.held())
             try:
                 with unfinished.open("wb") as file:
@@ -407,7 +425,8 @@ class Index:
         if "coder" in parts:
             blob = parts["coder"].tobytes()
             coder = Quantizer.from_bytes(blob) if blob else Whole(made.dim, made.metric)
-            graph = Graph(config, coder, made.metric, int(parts["fitted_on"]))
+            own = dataclasses.replace(config, seed=int(parts.get("seed", seed)))
+            graph = Graph(own, coder, made.metric, int(parts["fitted_on"]))
             graph.restore(parts, len(rows))
             made._index.graph = graph
         made._index._lsn = made._lsn
