@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vecstore.kernels._jit import warmup
     from vecstore.types import (
         HNSW,
+        IVF,
         Binary,
         CollectionInfo,
         Finding,
@@ -81,6 +82,7 @@ __all__ = [
     "Finding",
     "Index",
     "HNSW",
+    "IVF",
     "Flat",
     "Int8",
     "Int4",
@@ -120,7 +122,7 @@ _HOME = {
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
     **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
-    **dict.fromkeys(["HNSW", "Flat", "Int8", "Int4", "Binary"], "types"),
+    **dict.fromkeys(["HNSW", "IVF", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 
 

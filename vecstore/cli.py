@@ -209,7 +209,8 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many rows to find.")] = 10,
     filter: Annotated[str | None, typer.Option(help="A filter as JSON.")] = None,
-    ef: Annotated[int | None, typer.Option(help="Candidates that a search of the graph keeps.")] = None,
+    ef: Annotated[int | None, typer.Option(help="Candidates that a search of a graph keeps.")] = None,
+    nprobe: Annotated[int | None, typer.Option(help="Lists of an IVF that a search scans.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the rows nearest to a vector, or to a stored row."""
@@ -219,7 +220,7 @@ def search(
     with _database(target) as db:
         rows = db.get_collection(collection)
         query = _read_vector(vector) if vector is not None else _vector_of(rows, str(like))
-        hits = rows.search(query, k, filter=condition, ef=ef)
+        hits = rows.search(query, k, filter=condition, ef=ef, nprobe=nprobe)
     if as_json:
         found = [{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits]
         print(json.dumps(found, indent=2, ensure_ascii=False, default=str))  # noqa: T201

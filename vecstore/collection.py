@@ -26,9 +26,10 @@ from vecstore.errors import (
 )
 from vecstore.filters import compile_filter
 from vecstore.index import flat
+from vecstore.index.answering import NO_FIGURES
 from vecstore.index.calls import NO_NAMES
 from vecstore.index.codes import CodeScan
-from vecstore.index.hnsw import NO_FIGURES, HnswIndex
+from vecstore.index.kinds import GraphOrLists
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
 from vecstore.storage import keys
@@ -40,11 +41,11 @@ from vecstore.storage.store import Store
 from vecstore.storage.transaction import Transaction
 from vecstore.storage.view import View, Viewing
 from vecstore.types import (
-    HNSW,
     KIND_NAMES,
     CollectionInfo,
     Filter,
     Finding,
+    Flat,
     Hit,
     Id,
     Page,
@@ -67,7 +68,7 @@ class Collection(CollectionVerbs):
         self._read_only = read_only
         self._codes: CodeScan | None = None
         self._indexing: Indexing | None = None
-        if isinstance(info.index, HNSW):
+        if not isinstance(info.index, Flat):
             self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
@@ -169,17 +170,19 @@ class Collection(CollectionVerbs):
             found = self._scan(view, allowed, matches, query)
             return self._hits(view, found, query)
 
-    def _nearest(self, index: HnswIndex, view: View, query: Query) -> list[Hit] | None:
+    def _nearest(self, index: GraphOrLists, view: View, query: Query) -> list[Hit] | None:
         """The hits of one query in the ordinary case, without what the general one costs; None in any other."""
         lsn = view.state.lsn
         if lsn > index.lsn:
             self._follow(view)
+            if lsn > index.lsn:
+                return None
         bare = not (query.with_payload or query.with_vectors or self._looks_up_ids)
         names, version = index.names(lsn) if bare else (NO_NAMES, 0)
         found = index.nearest(
-            self._rows_of(view), view.table.live, view.state.count, query.queries, query.k, query.ef, names
+            self._rows_of(view), view.table.live, view.state.count, query.queries, query.k, query.effort, names
         )
-        if found is None or not index.knows(lsn):
+        if found is None or index.lost_since(lsn):
             return None
         best, scores = found
         if not len(names):
@@ -209,8 +212,8 @@ class Collection(CollectionVerbs):
                 self._follow(view)
             if self._index.graph is not None and self._index.lsn >= view.state.lsn:
                 return self._index.search(
-                    rows, allowed, matches, query.queries, query.k, ef=query.ef, threshold=query.score_threshold,
-                    oversampling=query.oversampling, lsn=view.state.lsn,
+                    rows, allowed, matches, query.queries, query.k, effort=query.effort,
+                    threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
         if self._codes is None or query.exact:
@@ -275,7 +278,7 @@ class Collection(CollectionVerbs):
             codes = 0 if self._codes is None else self._codes.bytes
             figures: dict[str, Any] = {**NO_FIGURES, "code_bytes": codes, "index_bytes": codes}
             if self._index is not None:
-                figures = self._index.figures()
+                figures |= self._index.figures()
             return Stats(
                 name=self.name,
                 dim=self.dim,

@@ -25,14 +25,14 @@ from vecstore.errors import (
     StorageError,
 )
 from vecstore.keywords import verb
-from vecstore.storage import folder, interval, pages
+from vecstore.storage import folder, pages, recovery
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Finding, Flat, IndexConfig
+from vecstore.types import INDEX_KINDS, KIND_NAMES, CollectionInfo, Finding
 from vecstore.verbs import DatabaseVerbs, collection_name
 
 MIN_SIZE: Final = 1 << 20
@@ -81,7 +81,7 @@ def _interval(durability: Any, sync_interval: Any, read_only: bool) -> float | N
         return None
     if read_only:
         raise InvalidArgumentError("open(): durability has no effect with read_only=True")
-    if not interval.available():
+    if not recovery.available():
         raise InvalidArgumentError('durability="interval": this system does not tell whether it was down meanwhile')
     if sync_interval is None:
         return SYNC_INTERVAL
@@ -118,7 +118,7 @@ class Database(DatabaseVerbs):
             # All of them at once: a process that reads may be the first to open one.
             for name in folder.names(path / folder.COLLECTIONS):
                 with contextlib.suppress(StorageError):  # told when that collection is opened
-                    interval.recover(path / folder.COLLECTIONS / name / DATA_FILE)
+                    recovery.recover(path / folder.COLLECTIONS / name / DATA_FILE)
         except BaseException:
             self._lock.release()
             raise
@@ -192,7 +192,7 @@ class Database(DatabaseVerbs):
     def _recover(self, data: Path) -> None:
         """Have a file as it was at its last sync, if the machine went down since and no writer was here yet."""
         deadline = time.monotonic() + RECOVERY_SECONDS
-        while interval.is_behind(data):
+        while recovery.is_behind(data):
             try:
                 lock = WriterLock(self.path / folder.LOCK)
             except DatabaseLockedError:  # by a writer, which begins with just this
@@ -201,7 +201,7 @@ class Database(DatabaseVerbs):
                 time.sleep(0.01)
                 continue
             try:
-                interval.recover(data)
+                recovery.recover(data)
             finally:
                 lock.release()
 
@@ -308,9 +308,8 @@ class Database(DatabaseVerbs):
 def _config(info: CollectionInfo) -> dict[str, Any]:
     """What a collection remembers of how it was created."""
     codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
-    index: dict[str, Any] = {"kind": "flat"}
-    if isinstance(info.index, HNSW):
-        index = {"kind": "hnsw", **dataclasses.asdict(info.index)}
+    kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(info.index, cls))
+    index = {"kind": kind, **dataclasses.asdict(info.index)}
     return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
 
 
@@ -319,5 +318,5 @@ def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
     codes = config["quantization"]
     kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
     options = {key: value for key, value in config["index"].items() if key != "kind"}
-    index: IndexConfig = HNSW(**options) if config["index"]["kind"] == "hnsw" else Flat()
+    index = INDEX_KINDS[config["index"]["kind"]](**options)
     return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())

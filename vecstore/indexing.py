@@ -1,5 +1,5 @@
-"""A collection's graph and its rows: how the one follows the other, in searches and in the background, and is kept in
-checkpoints."""
+"""A collection's graph or lists and its rows: how the one follows the other, in searches and in the background, and is
+kept in checkpoints."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from vecstore.errors import (
 from vecstore.index import hnsw
 from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
-from vecstore.index.check import check_graph, check_sample
+from vecstore.index.check import check_graph, check_lists, check_sample
 from vecstore.index.flat import Rows
 from vecstore.index.following import Change
-from vecstore.index.hnsw import HnswIndex
+from vecstore.index.kinds import index_of
+from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.environment import Environment
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
-from vecstore.types import HNSW, CollectionInfo, Finding, Id
+from vecstore.types import CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
 
@@ -61,11 +62,10 @@ class Indexing:
     """The graph of one collection, and the thread that keeps it up; `rows_of(view)` are the rows in place."""
 
     def __init__(self, info: CollectionInfo, store: Store, rows_of: Callable[[View], Rows], *, read_only: bool) -> None:
-        assert isinstance(info.index, HNSW)
         self.name = info.name
         self._info = info
         self._read_only = read_only
-        self.index = HnswIndex(info.index, info.quantization, info.dim, info.metric)
+        self.index = index_of(info.index, info.quantization, info.dim, info.metric)
         self.indexer = Indexer(info.name, self._step)
         self._store = store
         self._rows_of = rows_of
@@ -109,9 +109,8 @@ class Indexing:
         live, graph = view.table.live_slots(), self.index.graph
         if graph is None or self.index.lsn < view.state.lsn:
             return live
-        arrays = graph.arrays
-        nodes = arrays.slots[: arrays.count].astype(np.int64)
-        known = nodes[np.isin(nodes, live)]
+        slots = graph.slots_in_order()
+        known = slots[np.isin(slots, live)]
         return np.concatenate([known, np.setdiff1d(live, known)])
 
     def _step(self) -> bool:
@@ -123,8 +122,8 @@ class Indexing:
             with self._keeping, self._store.view() as view:
                 if view.state.lsn > index.lsn and not index.scans(view.state.count):
                     following = self.follow(view)
-                if following and index.needs_refit(view.state.count):
-                    index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
+                if following:
+                    index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
             return False
@@ -192,7 +191,7 @@ class Indexing:
 
     def rebuild(self, seed: int | None) -> None:
         """Build the graph anew, and put it in the place of the old one."""
-        index = self.index
+        index: Any = self.index
         with self._view() as view:
             lsn, (live, *_) = view.state.lsn, _changes(view)
             graph = index.begun(self._rows_of(view), live(), seed)
@@ -203,6 +202,7 @@ class Indexing:
             with self._view() as view:
                 replaced = index.replace(graph, lsn, self._rows_of(view), view.state.lsn, *_changes(view))
         self.indexer.wake()
+        self.wait(None)
 
     def check(self) -> list[Finding]:
         """What does not fit together in the graph, if it is there."""
@@ -221,7 +221,7 @@ class Indexing:
             findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
         findings += self._check_file()
         if graph is not None:
-            problems = list(check_graph(graph))
+            problems = list(check_lists(graph) if isinstance(graph, InvertedFile) else check_graph(graph))
             with self._view() as view:
                 findings += [Finding("index", text, _ids(view, slots)) for text, slots in problems]
         return findings

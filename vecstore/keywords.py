@@ -34,6 +34,8 @@ SYNONYMS: Final = {
     **dict.fromkeys(["host", "url", "uri", "endpoint"], "address"),
     **dict.fromkeys(["ef_search", "efSearch", "hnsw_ef", "ef_runtime", "search_k"], "ef"),
     **dict.fromkeys(["ef_construct", "efConstruction"], "ef_construction"),
+    **dict.fromkeys(["n_probe", "nprobes", "n_probes", "probes", "leaves_to_search", "num_leaves_to_search"], "nprobe"),
+    **dict.fromkeys(["n_lists", "nlists", "lists", "num_partitions", "n_clusters", "num_leaves"], "nlist"),
     "M": "m",
 }
 _SECOND_CHOICE: Final = {"top_k": "k", "k": "limit", "limit": "k", "n": "limit"}

@@ -274,9 +274,9 @@ def test_names_that_are_refused(db, name):
         ({"dim": 3, "metric": "L2"}, ['expected "cosine", "dot" or "l2"', "'L2'"]),
         ({"dim": 3, "metric": None}, ['expected "cosine", "dot" or "l2"', "None"]),
         ({"dim": 3, "metric": []}, ['expected "cosine", "dot" or "l2"', "[]"]),
-        ({"dim": 3, "index": "hnsw"}, ["index: expected vecstore.HNSW(), Flat() or None, got 'hnsw'"]),
-        ({"dim": 3, "index": vecstore.HNSW}, ["index: expected vecstore.HNSW(), Flat() or None, got <class"]),
-        ({"dim": 3, "index": vecstore.Int8()}, ["index: expected vecstore.HNSW(), Flat() or None, got Int8()"]),
+        ({"dim": 3, "index": "hnsw"}, ["index: expected vecstore.HNSW(), IVF(), Flat() or None, got 'hnsw'"]),
+        ({"dim": 3, "index": vecstore.HNSW}, ["index: expected vecstore.HNSW(), IVF(), Flat() or None, got <class"]),
+        ({"dim": 3, "index": vecstore.Int8()}, ["index: expected vecstore.HNSW(), IVF(), Flat() or None, got Int8()"]),
         (
             {"dim": 3, "quantization": "int8"},
             ['expected vecstore.Int8(), Int4() or Binary(), None or "auto"', "'int8'"],

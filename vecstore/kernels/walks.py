@@ -27,7 +27,7 @@ import numpy as np
 from numba.core.types import float32, float64, int32, int64, uint8, uint16
 
 from vecstore.kernels._jit import const, inlined, kernel
-from vecstore.kernels.encode import encode_query, scale_of
+from vecstore.kernels.encode import LONGEST, encode_query, scale_of
 from vecstore.kernels.graph import (
     CODE_BYTES,
     CODES,
@@ -185,7 +185,7 @@ def search(
         square = dot_f64(query, query, dim)
         dot_query = np.float64(0)
         if metric not in (COSINE, L2):
-            dot_query = square * unit * unit
+            dot_query = min(square * unit * unit, LONGEST * LONGEST)
         if kind == FLOAT:
             scale = np.float32(scale_of(np.sqrt(square), metric, unit))
             for j in range(dim):

@@ -24,8 +24,9 @@ import xxhash
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
 from vecstore.storage import pages
 from vecstore.storage.disk import disk_errors, sync_folder
-from vecstore.storage.environment import Environment, ReplacedError
+from vecstore.storage.environment import Environment
 from vecstore.storage.failpoints import reach
+from vecstore.storage.gate import ReplacedError
 from vecstore.storage.lock import not_replaced
 
 INDEX_FILE: Final = "index.mdb"
