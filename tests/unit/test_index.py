@@ -297,7 +297,7 @@ def test_an_index_that_was_rebuilt_with_another_seed_is_saved_with_it(monkeypatc
     index.rebuild(seed=7)
     index.save(tmp_path / "index")
     again = vecstore.Index.load(tmp_path / "index")
-    assert again.config.seed == 5
+    assert again.config.seed == 7
     for one in (index, again):
         one.add(clustered(1500, 6))
     assert again._index.graph.links_by_slot() == index._index.graph.links_by_slot()

@@ -376,7 +376,6 @@ class Index:
                 coder = graph.arrays.coder
                 blob = b"" if isinstance(coder, Whole) else coder.to_bytes()
                 parts |= {"coder": np.frombuffer(blob, np.uint8), "fitted_on": np.array(graph.fitted_on)}
-                parts["seed"] = np.array(graph.config.seed)  # that of the last `rebuild`
                 parts |= block.enter_context(graph.held())
             try:
                 with unfinished.open("wb") as file:
@@ -451,8 +450,6 @@ class Index:
         if "coder" in parts:
             blob = parts["coder"].tobytes()
             coder = Quantizer.from_bytes(blob) if blob else Whole(made.dim, made.metric)
-            if isinstance(config, HNSW):
-                config = dataclasses.replace(config, seed=int(parts.get("seed", config.seed)))
             made._index.take_over(coder, config, int(parts["fitted_on"]), parts, len(rows))
         made._index._lsn = made._lsn
         return made
