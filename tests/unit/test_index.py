@@ -320,7 +320,7 @@ def test_a_query_that_is_none_is_refused_by_a_graph_too(monkeypatch):
     rows = clustered(1500)
     index = vecstore.Index(DIM)
     index.add(rows)
-    for odd, what in ((np.nan, "NaN"), (np.inf, "infinity"), (0, "zero")):
+    for odd, what in ((np.nan, "holds nan"), (np.inf, "holds inf"), (0, "zero vector")):
         query = np.zeros(DIM, np.float32)
         query[0] = odd
         with pytest.raises(vecstore.InvalidArgumentError, match=what):
