@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from vecstore.types import (
         HNSW,
         Binary,
+        Clustering,
         CollectionInfo,
+        DuplicateGroup,
         Finding,
         Flat,
         Hit,
@@ -79,6 +81,8 @@ __all__ = [
     "CollectionInfo",
     "Stats",
     "Finding",
+    "Clustering",
+    "DuplicateGroup",
     "Index",
     "HNSW",
     "Flat",
@@ -120,6 +124,7 @@ _HOME = {
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
     **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
+    **dict.fromkeys(["Clustering", "DuplicateGroup"], "types"),
     **dict.fromkeys(["HNSW", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 
