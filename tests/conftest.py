@@ -1,17 +1,28 @@
 """What tests of several folders share: databases, rows, the obvious way to search, and processes of their own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 import vecstore
 from vecstore.index import graph, hnsw
 
 ROOT = Path(__file__).parents[1]
+
+# The same examples in each ordinary run, none of which is made smaller when it fails: that may take minutes. New ones
+# are for VECSTORE_TEST_EFFORT=many.
+settings.register_profile(
+    "same", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+settings.register_profile("many", settings.get_profile("same"), derandomize=False, phases=list(Phase))
+settings.load_profile("many" if os.environ.get("VECSTORE_TEST_EFFORT") == "many" else "same")
 
 
 @pytest.fixture

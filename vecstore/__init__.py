@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vecstore.kernels._jit import warmup
     from vecstore.types import (
         HNSW,
+        IVF,
         Binary,
         Clustering,
         CollectionInfo,
@@ -85,6 +86,7 @@ __all__ = [
     "DuplicateGroup",
     "Index",
     "HNSW",
+    "IVF",
     "Flat",
     "Int8",
     "Int4",
@@ -125,7 +127,7 @@ _HOME = {
     "RemoteCollection": "client",
     **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
     **dict.fromkeys(["Clustering", "DuplicateGroup"], "types"),
-    **dict.fromkeys(["HNSW", "Flat", "Int8", "Int4", "Binary"], "types"),
+    **dict.fromkeys(["HNSW", "IVF", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from vecstore.errors import DimensionMismatchError, InvalidArgumentError
 from vecstore.types import (
     HNSW,
+    IVF,
     Binary,
     Filter,
     Flat,
@@ -40,9 +41,13 @@ MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
 MAX_EF: Final = 10_000
 MAX_CLUSTERS: Final = 65_536
+MAX_LISTS: Final = 65_536
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
-MIN_INT4_DIM: Final = 128  # below it Int8 is small enough, and the better estimate
+# Below it Int8 is small enough, and the better estimate: on text embeddings cut to 128 dims a graph of Int8 is as fast
+# at recall@10 0.95, and reaches 0.99, which Int4 does not; cut to 256 dims Int4 is faster by a fifth and more.
+MIN_INT4_DIM: Final = 192
+MIN_BINARY_DIM: Final = 256  # below it lists of bits find less than they save
 MAX_DEPTH: Final = 64  # of a payload
 MAX_SEED: Final = 2**31 - 1
 MAX_SECONDS: Final = 1_000_000
@@ -294,8 +299,14 @@ def index_config(value: Any) -> IndexConfig:
     """Check the `index` of a new collection; the numbers come back as Python's own."""
     if isinstance(value, Flat):
         return value
+    if isinstance(value, IVF):
+        return IVF(
+            None if value.nlist is None else whole_number(value.nlist, "index.nlist", 1, MAX_LISTS),
+            whole_number(value.nprobe, "index.nprobe", 1, MAX_LISTS),
+            whole_number(value.seed, "index.seed", 0, MAX_SEED),
+        )
     if not isinstance(value, HNSW):
-        raise InvalidArgumentError(f"index: expected vecstore.HNSW(), Flat() or None, got {value!r}")
+        raise InvalidArgumentError(f"index: expected vecstore.HNSW(), IVF(), Flat() or None, got {value!r}")
     m = whole_number(value.m, "index.m", 8, 128)
     if m % 8:
         raise InvalidArgumentError(f"index.m: expected a multiple of 8, got {m}")
@@ -316,6 +327,8 @@ def quantization_kind(value: Any, index: IndexConfig, dim: int) -> Quantization 
     if isinstance(value, str) and value == "auto":
         if isinstance(index, Flat):
             return None
+        if isinstance(index, IVF) and dim >= MIN_BINARY_DIM:
+            return Binary()
         return Int4() if dim >= MIN_INT4_DIM else Int8()
     if value is not None and not isinstance(value, Int8 | Int4 | Binary):
         raise InvalidArgumentError(

@@ -161,7 +161,8 @@ def check(
         print(json.dumps({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()}, indent=2))  # noqa: T201
     else:
         for name, found in findings.items():
-            console.print(f"{name}: " + ("[green]sound[/]" if not found else f"[red]{len(found)} findings[/]"))
+            count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+            console.print(f"{name}: " + (f"[red]{count}[/]" if found else "[green]sound[/]"))
             for one in found:
                 ids = f"; ids: {', '.join(map(repr, one.ids[:20]))}{' ...' if len(one.ids) > 20 else ''}"
                 console.print(f"  {one.part}: {one.message}{ids if one.ids else ''}", markup=False, highlight=False)
@@ -208,7 +209,8 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many rows to find.")] = 10,
     filter: Annotated[str | None, typer.Option(help="A filter as JSON.")] = None,
-    ef: Annotated[int | None, typer.Option(help="Candidates that a search of the graph keeps.")] = None,
+    ef: Annotated[int | None, typer.Option(help="Candidates that a search of a graph keeps.")] = None,
+    nprobe: Annotated[int | None, typer.Option(help="Lists of an IVF that a search scans.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the rows nearest to a vector, or to a stored row."""
@@ -218,7 +220,7 @@ def search(
     with _database(target) as db:
         rows = db.get_collection(collection)
         query = _read_vector(vector) if vector is not None else _vector_of(rows, str(like))
-        hits = rows.search(query, k, filter=condition, ef=ef)
+        hits = rows.search(query, k, filter=condition, ef=ef, nprobe=nprobe)
     _print_hits(hits, "score", as_json)
 
 

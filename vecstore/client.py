@@ -200,6 +200,7 @@ class RemoteCollection(CollectionVerbs):
             with_vectors=query.with_vectors,
             oversampling=query.oversampling,
             ef=query.ef,
+            nprobe=query.nprobe,
             exact=query.exact,
         )
         wire.write_vectors(query.queries, request.queries)

@@ -26,8 +26,8 @@ from vecstore.errors import (
 )
 from vecstore.filters import compile_filter
 from vecstore.index import flat
+from vecstore.index.answering import NO_FIGURES
 from vecstore.index.codes import CodeScan
-from vecstore.index.hnsw import NO_FIGURES
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
 from vecstore.storage import keys
@@ -39,13 +39,13 @@ from vecstore.storage.store import Store
 from vecstore.storage.transaction import Transaction
 from vecstore.storage.view import View, Viewing
 from vecstore.types import (
-    HNSW,
     KIND_NAMES,
     Clustering,
     CollectionInfo,
     DuplicateGroup,
     Filter,
     Finding,
+    Flat,
     Hit,
     Id,
     Page,
@@ -68,7 +68,7 @@ class Collection(CollectionVerbs):
         self._read_only = read_only
         self._codes: CodeScan | None = None
         self._indexing: Indexing | None = None
-        if isinstance(info.index, HNSW):
+        if not isinstance(info.index, Flat):
             self._indexing = Indexing(info, store, self._rows_of, read_only=read_only)
         elif info.quantization is not None:
             self._codes = CodeScan(info.quantization)
@@ -182,10 +182,10 @@ class Collection(CollectionVerbs):
         if self._index is not None and not query.exact:
             if view.state.lsn > self._index.lsn:
                 self._follow(view)
-            if self._index.graph is not None:
+            if self._index.graph is not None and self._index.lsn >= view.state.lsn:
                 return self._index.search(
-                    rows, allowed, matches, query.queries, query.k, ef=query.ef, threshold=query.score_threshold,
-                    oversampling=query.oversampling, lsn=view.state.lsn,
+                    rows, allowed, matches, query.queries, query.k, effort=query.effort,
+                    threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
                 )  # fmt: skip
         view.verify()
         if self._codes is None or query.exact:
@@ -290,7 +290,7 @@ class Collection(CollectionVerbs):
             codes = 0 if self._codes is None else self._codes.bytes
             figures: dict[str, Any] = {**NO_FIGURES, "code_bytes": codes, "index_bytes": codes}
             if self._index is not None:
-                figures = self._index.figures()
+                figures |= self._index.figures()
             return Stats(
                 name=self.name,
                 dim=self.dim,
@@ -300,6 +300,8 @@ class Collection(CollectionVerbs):
                 count=view.state.count,
                 dead=view.state.slots - view.state.count,
                 lsn=view.state.lsn,
+                durability=None if self._read_only else "commit" if view.env.sync_interval is None else "interval",
+                synced_lsn=None if self._read_only else view.env.synced_lsn(view.state.lsn),
                 checkpoint_lsn=0 if self._indexing is None else self._indexing.checkpoint_lsn,
                 vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
                 row_bytes=_bytes(view.txn.stat(view.env.db("row"))),
@@ -328,6 +330,7 @@ class Collection(CollectionVerbs):
             return view.table.live_slots()
         if not self._indexing.index.scans(view.state.count):
             self._indexing.follow(view)
+            self._indexing.refit(view)
         return self._indexing.order(view)
 
     @contextlib.contextmanager

@@ -32,7 +32,7 @@ from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
-from vecstore.types import HNSW, KIND_NAMES, CollectionInfo, Finding, Flat, IndexConfig
+from vecstore.types import INDEX_KINDS, KIND_NAMES, CollectionInfo, Finding
 from vecstore.verbs import DatabaseVerbs, collection_name
 
 MIN_SIZE: Final = 1 << 20
@@ -171,20 +171,23 @@ class Database(DatabaseVerbs):
             known = self._open_collections.get(name)
             if known is not None and not known.closed and known._current():
                 return known
-            place = self.path / folder.COLLECTIONS / name
-            if name not in self.list_collections():
-                raise self._no_collection(name)
-            if self.read_only:
-                self._recover(place / DATA_FILE)
-            store = Store.share(
-                place, read_only=self.read_only, max_size=self._max_size, sync_interval=self._sync_interval
-            )
+            store = self._share(name)
             info = _info(name, store.config)
             opened = Collection(info, store, read_only=self.read_only)
             if known is not None and not known.closed:
                 known._dropped()
             self._open_collections[name] = opened
             return opened
+
+    def _share(self, name: str) -> Store:
+        """The store of a collection, to be released."""
+        place = self.path / folder.COLLECTIONS / name
+        if name not in self.list_collections():
+            raise self._no_collection(name)
+        if self.read_only:
+            self._recover(place / DATA_FILE)
+            return Store.share(place, read_only=True)
+        return Store.share(place, read_only=False, max_size=self._max_size, sync_interval=self._sync_interval)
 
     def _recover(self, data: Path) -> None:
         """Have a file as it was at its last sync, if the machine went down since and no writer was here yet."""
@@ -255,9 +258,8 @@ class Database(DatabaseVerbs):
             self._refuse_unwritable()
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            place = self.path / folder.COLLECTIONS / name
-            pages.verify(place / DATA_FILE)
-            store = Store.share(place, read_only=False, max_size=self._max_size, sync_interval=self._sync_interval)
+            pages.verify(self.path / folder.COLLECTIONS / name / DATA_FILE)
+            store = self._share(name)
             try:
                 return store.repair()
             finally:
@@ -266,7 +268,12 @@ class Database(DatabaseVerbs):
     def _stores(self) -> Iterator[tuple[str, Store]]:
         for name in self.list_collections():
             with contextlib.suppress(CollectionNotFoundError):  # dropped meanwhile
-                yield name, self._open(name)._store
+                with self._mutex:
+                    store = self._share(name)
+                try:
+                    yield name, store
+                finally:
+                    store.release(read_only=self.read_only)
 
     def _no_collection(self, name: str) -> CollectionNotFoundError:
         names = self.list_collections()
@@ -301,9 +308,8 @@ class Database(DatabaseVerbs):
 def _config(info: CollectionInfo) -> dict[str, Any]:
     """What a collection remembers of how it was created."""
     codes = None if info.quantization is None else KIND_NAMES[type(info.quantization)]
-    index: dict[str, Any] = {"kind": "flat"}
-    if isinstance(info.index, HNSW):
-        index = {"kind": "hnsw", **dataclasses.asdict(info.index)}
+    kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(info.index, cls))
+    index = {"kind": kind, **dataclasses.asdict(info.index)}
     return {"dim": info.dim, "metric": info.metric, "index": index, "quantization": codes}
 
 
@@ -312,5 +318,5 @@ def _info(name: str, config: dict[str, Any]) -> CollectionInfo:
     codes = config["quantization"]
     kinds = {kind: cls for cls, kind in KIND_NAMES.items()}
     options = {key: value for key, value in config["index"].items() if key != "kind"}
-    index: IndexConfig = HNSW(**options) if config["index"]["kind"] == "hnsw" else Flat()
+    index = INDEX_KINDS[config["index"]["kind"]](**options)
     return CollectionInfo(name, config["dim"], config["metric"], index, None if codes is None else kinds[codes]())

@@ -1,5 +1,5 @@
-"""A collection's graph and its rows: how the one follows the other, in searches and in the background, and is kept in
-checkpoints."""
+"""A collection's graph or lists and its rows: how the one follows the other, in searches and in the background, and is
+kept in checkpoints."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ from vecstore.errors import (
 from vecstore.index import hnsw
 from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
-from vecstore.index.check import check_graph, check_sample
+from vecstore.index.check import check_graph, check_lists, check_sample
 from vecstore.index.flat import Rows
 from vecstore.index.following import Change
-from vecstore.index.hnsw import HnswIndex
+from vecstore.index.kinds import index_of
+from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
+from vecstore.storage.environment import Environment
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
-from vecstore.types import HNSW, CollectionInfo, Finding, Id
+from vecstore.types import CollectionInfo, Finding, Id
 
 Slots = npt.NDArray[np.int64]
 
 # Rows that may wait to be linked: a search scans their codes, in some 400 us at 384 dimensions. Behind it writers wait.
 MAX_TAIL = 32_768
+# A compaction fits codes anew to so many times the rows that they were fitted on.
+REFIT_GROWTH: Final = 4
 NO_BOUND: Final = 2**31
 
 # A checkpoint is written when as many nodes were linked, coded or removed since the last one: at least so many, and a
@@ -47,6 +51,9 @@ IDLE_ROWS, IDLE_SHARE = 1024, 1 / 32
 REST: Final = 20
 # Or when so many writes came since: each is a record of the log that is kept for the next open.
 MAX_WRITES = 16_384
+# That a process which reads waits for the writer's checkpoint of a compaction. Meanwhile it scans rows; to link them by
+# itself takes longer than that, from some ten thousand rows on.
+AWAIT_SECONDS, LOOK_AGAIN_SECONDS = 10.0, 0.05
 
 log = logging.getLogger("vecstore")
 
@@ -55,15 +62,17 @@ class Indexing:
     """The graph of one collection, and the thread that keeps it up; `rows_of(view)` are the rows in place."""
 
     def __init__(self, info: CollectionInfo, store: Store, rows_of: Callable[[View], Rows], *, read_only: bool) -> None:
-        assert isinstance(info.index, HNSW)
         self.name = info.name
         self._info = info
         self._read_only = read_only
-        self.index = HnswIndex(info.index, info.quantization, info.dim, info.metric)
+        self.index = index_of(info.index, info.quantization, info.dim, info.metric)
         self.indexer = Indexer(info.name, self._step)
         self._store = store
         self._rows_of = rows_of
+        # Around a view in which links wait, and links in which a view is waited for: never both at once.
+        self._keeping = threading.Lock()
         self._renewing = threading.Lock()
+        self._awaited: tuple[Environment, float, object] | None = None  # a file, until when, the checkpoint seen last
         self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
         self.checkpoint_lsn = 0
         self._kept_work, self._kept_lsn = 0, 0  # how far the index was when a checkpoint was last written, or tried
@@ -82,37 +91,47 @@ class Indexing:
 
     # -- following -------------------------------------------------------------------------------------------
 
-    def follow(self, view: View) -> None:
-        """Bring the index up to a view."""
-        if self._read_only and view.env is not self._env:
-            self._renew(view)
+    def follow(self, view: View) -> bool:
+        """Bring the index up to a view; False where it stays behind, since there may soon be a checkpoint."""
+        if self._read_only and view.env is not self._env and not self._renew(view):
+            return False
         self.index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
+        return True
+
+    def refit(self, view: View) -> None:
+        """Fit the codes to the rows of a view, if those are many more than they were fitted on."""
+        graph, count = self.index.graph, view.state.count
+        if graph is not None and self.index.kind != "float32" and count >= REFIT_GROWTH * graph.fitted_on:
+            self.index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
 
     def order(self, view: View) -> Slots:
         """The live slots of a view in the order of the graph's nodes, so that neighbours lie near each other."""
         live, graph = view.table.live_slots(), self.index.graph
         if graph is None or self.index.lsn < view.state.lsn:
             return live
-        arrays = graph.arrays
-        nodes = arrays.slots[: arrays.count].astype(np.int64)
-        known = nodes[np.isin(nodes, live)]
+        slots = graph.slots_in_order()
+        known = slots[np.isin(slots, live)]
         return np.concatenate([known, np.setdiff1d(live, known)])
 
     def _step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""
-        index = self.index
+        index, following = self.index, True
         try:
             if self._due:
                 self._try_checkpoint()
-            with self._store.view() as view:
+            with self._keeping, self._store.view() as view:
                 if view.state.lsn > index.lsn and not index.scans(view.state.count):
-                    self.follow(view)
-                if index.needs_refit(view.state.count):
-                    index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
+                    following = self.follow(view)
+                if following:
+                    index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
             return False
+        if not following:
+            time.sleep(LOOK_AGAIN_SECONDS)
+            return True
         more = index.link() > 0
+        self.indexer.error = None  # whoever waited for the last row to be linked need not see it
         if not more or index.crowded:
             index.settle()
         # In a step of its own: whoever waits for the last row to be linked need not wait for the checkpoint too.
@@ -172,7 +191,7 @@ class Indexing:
 
     def rebuild(self, seed: int | None) -> None:
         """Build the graph anew, and put it in the place of the old one."""
-        index = self.index
+        index: Any = self.index
         with self._view() as view:
             lsn, (live, *_) = view.state.lsn, _changes(view)
             graph = index.begun(self._rows_of(view), live(), seed)
@@ -183,6 +202,7 @@ class Indexing:
             with self._view() as view:
                 replaced = index.replace(graph, lsn, self._rows_of(view), view.state.lsn, *_changes(view))
         self.indexer.wake()
+        self.wait(None)
 
     def check(self) -> list[Finding]:
         """What does not fit together in the graph, if it is there."""
@@ -199,8 +219,9 @@ class Indexing:
                 view.verify()
                 problems = check_sample(self.index, self._rows_of(view), live, view.table.live, view.state.lsn)
             findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
+        findings += self._check_file()
         if graph is not None:
-            problems = list(check_graph(graph))
+            problems = list(check_lists(graph) if isinstance(graph, InvertedFile) else check_graph(graph))
             with self._view() as view:
                 findings += [Finding("index", text, _ids(view, slots)) for text, slots in problems]
         return findings
@@ -254,7 +275,7 @@ class Indexing:
     def _checkpoint(self) -> None:
         """Write what has changed of the index since the last one; writers and searches go on meanwhile."""
         started = time.monotonic()
-        with self.index.held() as kept:
+        with self._keeping, self.index.held() as kept:
             if kept is None:
                 return
             self._kept_work, self._kept_lsn = kept.work, kept.lsn  # if it fails, it is tried again after as much
@@ -262,6 +283,7 @@ class Indexing:
                 write_id = view.write_id(kept.lsn)
             if not write_id or not self._store.env.still_there():
                 return
+            self._store.env.sync_commits(kept.lsn)  # or a power loss might take the write that it names
             header = {"lsn": kept.lsn, "write_id": write_id, "facts": kept.facts, **self._identity()}
             written = self._store.checkpoint.write(header, kept.parts)
         self.checkpoint_lsn = self._store.log_kept_from = kept.lsn
@@ -295,17 +317,49 @@ class Indexing:
             if reason and view.state.count >= hnsw.LINK_FROM:
                 log.warning("%s of %s %s: the index is made anew from the rows", INDEX_FILE, self.name, reason)
 
-    def _renew(self, view: View) -> None:
-        """In a process that reads: after a compaction, go on with the writer's checkpoint of it, if there is one."""
+    def _renew(self, view: View) -> bool:
+        """In a process that reads, whose file is another by now: after a compaction, go on with the writer's checkpoint
+        of it. Whether the index can follow from what it has; False while that checkpoint is awaited."""
         with self._renewing:
             if view.env is self._env:
-                return
-            self._env = view.env
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                header, columns = self._store.checkpoint.load(aligned)
-                if not self._unfit(view, header):
-                    self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
-                    self.checkpoint_lsn = header["lsn"]
+                return True
+            if self._awaited is None or self._awaited[0] is not view.env:
+                self._awaited = view.env, time.monotonic() + AWAIT_SECONDS, None
+            _, until, seen = self._awaited
+            if self.index.graph is None or view.changed_since(self.index.lsn) is not None:
+                until = 0.0  # nothing was numbered anew, or there is nothing to lose
+            elif (stamp := self._store.checkpoint.stamp()) != seen:
+                self._awaited = view.env, until, stamp
+                if self._renewed(view):
+                    until = 0.0
+            if time.monotonic() < until:
+                return False
+            self._env, self._awaited = view.env, None
+            return True
+
+    def _renewed(self, view: View) -> bool:
+        with contextlib.suppress(VecstoreError, OSError, ValueError, KeyError, TypeError):
+            header, columns = self._store.checkpoint.load(aligned)
+            if not self._unfit(view, header):
+                self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
+                self.checkpoint_lsn = header["lsn"]
+                return True
+        return False
+
+    def _check_file(self) -> Iterator[Finding]:
+        """What is wrong with index.mdb: damage, or that it contradicts the log although it is in use."""
+        try:
+            header = self._store.checkpoint.verified()
+        except FileNotFoundError:
+            return
+        except VecstoreError as error:
+            yield Finding(INDEX_FILE, f"{error}; it is made anew from the rows")
+            return
+        with self._view() as view:
+            reason = self._unfit(view, header)
+            # The log need not tell of a checkpoint that a later one is to replace, as after a compaction.
+            if reason and self.checkpoint_lsn and view.write_id(header["lsn"]):
+                yield Finding(INDEX_FILE, f"{INDEX_FILE} {reason}; it is made anew from the rows")
 
     def compacted(self) -> None:
         """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""

@@ -104,7 +104,22 @@ class Flat:
     """No graph: every search reads every row, or the code of every row. Right up to some 100,000 rows."""
 
 
-IndexConfig: TypeAlias = HNSW | Flat
+@named
+@dataclass(frozen=True, slots=True)
+class IVF:
+    """An inverted file: rows in lists by the nearest of some centroids, of which a search scans a few. Built in
+    seconds, small in memory with Binary codes, and quick to change; lists split and merge as the rows do.
+    """
+
+    nlist: int | None = None
+    """Lists to begin with, 1 to 65,536; None for twice the square root of the number of rows."""
+    nprobe: int = 32
+    """Lists that a search scans unless it says otherwise, 1 to 65,536."""
+    seed: int = 1
+    """Of all that is drawn at random, 0 to 2^31 - 1."""
+
+
+IndexConfig: TypeAlias = HNSW | IVF | Flat
 """How searches find their way to the nearest rows."""
 
 
@@ -125,6 +140,10 @@ class Binary:
 
 Quantization: TypeAlias = Int8 | Int4 | Binary
 """Codes that are kept in RAM and scanned instead of the rows; the best candidates are rescored from the rows."""
+
+
+INDEX_KINDS: Final[dict[str, type[IndexConfig]]] = {"hnsw": HNSW, "ivf": IVF, "flat": Flat}
+"""The kinds of indexes by their names, as they are stored."""
 
 
 KIND_NAMES: Final[dict[type[Quantization], str]] = {Int8: "int8", Int4: "int4", Binary: "binary"}
@@ -150,25 +169,31 @@ class Stats:
     dim: int
     metric: Metric
     index: str
-    """HNSW or Flat."""
+    """HNSW, IVF or Flat."""
     quantization: str | None
     """The kind of codes: int8, int4, binary or None."""
     count: int
     """Rows that a search can find."""
     linked: int
-    """Rows that the graph holds."""
+    """Rows that the graph or the lists hold."""
     tail: int
-    """Rows that each search scans, because the graph does not hold them yet."""
+    """Rows that each search scans, because graph or lists do not hold them yet."""
     tombstones: int
-    """Slots of removed rows that the graph still holds."""
+    """Places of removed rows that graph or lists still hold."""
     pilots: int
     """Rows among which a search of the graph finds its start."""
     degree: float
     """Links of a linked row, on average."""
+    lists: int
+    """Lists of an IVF."""
     dead: int
     """Slots of deleted or replaced rows, which later writes use again."""
     lsn: int
     """Log sequence number of the last write."""
+    durability: str | None
+    """When a write is on the disk: commit (as it returns), interval (a moment later), or None where this only reads."""
+    synced_lsn: int | None
+    """The last write that is on the disk, or None as above."""
     checkpoint_lsn: int
     """The write up to which the graph is kept in index.mdb: later ones are followed when it is opened. 0 for none."""
     vector_bytes: int

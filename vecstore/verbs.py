@@ -20,6 +20,7 @@ from vecstore.errors import InvalidArgumentError
 from vecstore.keywords import verb
 from vecstore.types import (
     HNSW,
+    IVF,
     CollectionInfo,
     Filter,
     Finding,
@@ -52,7 +53,13 @@ class Query(NamedTuple):
     with_vectors: bool = False
     oversampling: float | None = None
     ef: int | None = None
+    nprobe: int | None = None
     exact: bool = False
+
+    @property
+    def effort(self) -> int | None:
+        """How far the search goes, in the terms of the collection's index."""
+        return self.ef or self.nprobe
 
 
 class Closing(ABC):
@@ -181,6 +188,7 @@ class CollectionVerbs(AnalysisVerbs, Closing):
         with_vectors: bool = ...,
         oversampling: float | None = ...,
         ef: int | None = ...,
+        nprobe: int | None = ...,
         exact: bool = ...,
     ) -> list[Hit]: ...
 
@@ -196,6 +204,7 @@ class CollectionVerbs(AnalysisVerbs, Closing):
         with_vectors: bool = ...,
         oversampling: float | None = ...,
         ef: int | None = ...,
+        nprobe: int | None = ...,
         exact: bool = ...,
     ) -> list[list[Hit]]: ...
 
@@ -211,6 +220,7 @@ class CollectionVerbs(AnalysisVerbs, Closing):
         with_vectors: bool = ...,
         oversampling: float | None = ...,
         ef: int | None = ...,
+        nprobe: int | None = ...,
         exact: bool = ...,
     ) -> Any: ...
 
@@ -226,6 +236,7 @@ class CollectionVerbs(AnalysisVerbs, Closing):
         with_vectors: bool = False,
         oversampling: float | None = None,
         ef: int | None = None,
+        nprobe: int | None = None,
         exact: bool = False,
     ) -> Any:
         """The k nearest rows, best first: a list of hits for one query `(dim,)`, a list of such lists for `(n, dim)`.
@@ -235,9 +246,10 @@ class CollectionVerbs(AnalysisVerbs, Closing):
         the cosine, the inner product, or minus the Euclidean distance.
 
         In a collection with `quantization`, `k * oversampling` candidates by their codes are rescored from the rows
-        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph as many more as may change the
+        (by default 2 for each hit with Int8 and Int4, 10 with Binary; in a graph or lists as many as may change the
         answer). A graph is searched with `ef` candidates (1 to 10,000, but never fewer than k; by default the `ef` of
-        the collection's HNSW): more find more, and take longer. `exact=True` scans the rows instead of either.
+        the collection's HNSW), of the lists of an IVF the `nprobe` nearest are scanned (1 to 65,536; by default those
+        of its IVF): more find more, and take longer. `exact=True` scans the rows instead of all that.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
         found = self._search(
@@ -249,7 +261,8 @@ class CollectionVerbs(AnalysisVerbs, Closing):
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
                 None if oversampling is None else self._oversampling(oversampling, exact),
-                None if ef is None else self._ef(ef, exact),
+                None if ef is None else self._effort("ef", ef, HNSW, arguments.MAX_EF, exact),
+                None if nprobe is None else self._effort("nprobe", nprobe, IVF, arguments.MAX_LISTS, exact),
                 arguments.flag(exact, "exact"),
             )
         )
@@ -261,11 +274,16 @@ class CollectionVerbs(AnalysisVerbs, Closing):
             raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
         return arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
 
-    def _ef(self, value: Any, exact: bool) -> int:
-        if exact or isinstance(self.info.index, Flat):
-            reason = "exact=True scans the rows" if exact else "this collection has no graph, its index is Flat()"
-            raise InvalidArgumentError(f"ef has no effect: {reason}; leave it out")
-        return arguments.whole_number(value, "ef", 1, arguments.MAX_EF)
+    def _effort(self, name: str, value: Any, kind: type[HNSW] | type[IVF], most: int, exact: bool) -> int:
+        own = self.info.index
+        if exact or not isinstance(own, kind):
+            others = {HNSW: "; use ef", IVF: "; use nprobe"}
+            reason = (
+                f"this collection has no {'graph' if kind is HNSW else 'lists'}, its index is {type(own).__name__}()"
+            )
+            reason = "exact=True scans the rows" if exact else reason + others.get(type(own), "")
+            raise InvalidArgumentError(f"{name} has no effect: {reason}; leave it out")
+        return arguments.whole_number(value, name, 1, most)
 
     @verb
     def scroll(
@@ -400,10 +418,11 @@ class DatabaseVerbs(Closing):
         AlreadyExistsError if there is one of that name; with `exist_ok=True` it is returned instead, provided
         it was created alike. A name has 1 to 128 letters, digits, dots, dashes and underscores.
 
-        `index` is `HNSW()`, a graph, unless it is `Flat()`, where every search reads every row. With `quantization`
+        `index` is `HNSW()`, a graph, unless it is `IVF()`, lists, which are built sooner and take less memory, or
+        `Flat()`, where every search reads every row. With `quantization`
         (`Int8()`, `Int4()` or `Binary()`) a search reads codes in RAM instead of the rows, which is several times as
-        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 128 dimensions and more, `Int8()`
-        for fewer, and None with `Flat()`, which so stays exact.
+        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 192 dimensions and more, `Int8()`
+        for fewer, `Binary()` with `IVF()` from 256 on, and None with `Flat()`, which so stays exact.
         """
         name, dim = collection_name(name), arguments.dimension(dim)
         metric = arguments.metric_name(metric)

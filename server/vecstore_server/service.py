@@ -121,6 +121,7 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
             score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
             oversampling=request.oversampling if request.HasField("oversampling") else None,
             ef=request.ef if request.HasField("ef") else None,
+            nprobe=request.nprobe if request.HasField("nprobe") else None,
             exact=request.exact,
             **flags,
         )

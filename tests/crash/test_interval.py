@@ -79,6 +79,15 @@ def test_a_process_that_is_killed_in_a_sync_loses_nothing(tmp_path, process, mon
         assert docs.check() == []
 
 
+def test_what_a_killed_process_left_of_a_record_is_removed(tmp_path):
+    with vecstore.open(tmp_path) as db:
+        db.create_collection("docs", DIM)
+    left = synced(tmp_path).with_name(".data.mdb-synced")
+    left.write_bytes(bytes(100))
+    vecstore.open(tmp_path).close()
+    assert not left.exists()
+
+
 def test_the_thread_syncs_settles_when_idle_and_starts_again(tmp_path, monkeypatch):
     monkeypatch.setattr(interval, "IDLE_SECONDS", 0.02)
     with vecstore.open(tmp_path, durability="interval", sync_interval=0.005) as db:

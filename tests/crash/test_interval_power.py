@@ -1,6 +1,7 @@
 """durability="interval": what is there after the machine went down."""
 
 import logging
+import shutil
 import threading
 
 import numpy as np
@@ -210,6 +211,7 @@ def test_a_checkpoint_of_writes_that_were_lost_is_not_believed(tmp_path, monkeyp
         for n in range(400, 500, 10):
             docs.upsert(range(n, n + 10), vectors[n : n + 10])
         docs.wait_indexed(60)
+        monkeypatch.setattr(docs._store.env, "sync_commits", lambda lsn: None)
         docs._indexing._checkpoint()
         path = crashed(tmp_path, docs, monkeypatch)
         monkeypatch.undo()
@@ -239,3 +241,30 @@ def test_a_compaction_is_synced_and_its_record_is_that_of_the_new_file(tmp_path,
         docs = db.get_collection("docs")
         assert [record.id for record in docs.scroll(limit=2000).records] == [*range(500, 1000), 2000]
         assert docs.check() == []
+
+
+def test_what_a_checkpoint_names_is_synced_before_it(tmp_path, monkeypatch, small_graphs, rows, caplog):
+    vectors = rows(500, DIM)
+    with vecstore.open(tmp_path / "db", durability="interval", sync_interval=60) as db:
+        docs = db.create_collection("docs", DIM)
+        docs.insert(range(400), vectors[:400])
+        docs.wait_indexed(60)
+        docs.insert(range(400, 500), vectors[400:])
+        stats = docs.stats()
+        assert (stats.durability, stats.lsn) == ("interval", 2) and stats.synced_lsn < 2
+        docs.wait_indexed(60)
+        docs._indexing._checkpoint()
+        assert docs.stats().synced_lsn == docs.stats().checkpoint_lsn == 2
+        docs.upsert("late", vectors[0])
+        assert docs.stats().synced_lsn == 2
+        path = crashed(tmp_path, docs, monkeypatch)
+        shutil.copy(folder_of(tmp_path / "db") / "index.mdb", folder_of(path))
+    caplog.clear()
+    with vecstore.open(path) as db:
+        docs = db.get_collection("docs")
+        assert len(docs) == docs.stats().linked == 500
+        assert not any("index.mdb" in record.getMessage() for record in caplog.records)
+        assert (docs.stats().durability, docs.stats().synced_lsn) == ("commit", 2)
+    with vecstore.open(path, read_only=True) as db:
+        stats = db.get_collection("docs").stats()
+        assert (stats.durability, stats.synced_lsn) == (None, None)

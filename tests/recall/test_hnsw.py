@@ -13,15 +13,15 @@ FLOORS = {"int8": 0.97, "int4": 0.97, "binary": 0.90, "float32": 0.97}
 METRICS = ["cosine", "dot", "l2"]
 
 
-def embeddings(n, seed, clusters=60):
+def embeddings(n, seed, clusters=60, spread=0.7, noise=0.2):
     """`(n, DIM) float32` around centres, on 40 directions of falling weight, with noise and norms that differ; and the
     cluster of each."""
     axes = np.random.default_rng(0).standard_normal((40, DIM)) / np.sqrt(np.arange(1, 41))[:, None]
     random = np.random.default_rng(seed)
     centres = np.random.default_rng(1).standard_normal((clusters, 40))
     which = random.integers(0, clusters, n)
-    some = centres[which] + 0.7 * random.standard_normal((n, 40))
-    rows = some @ axes + 0.2 * random.standard_normal((n, DIM)) + 0.3
+    some = centres[which] + spread * random.standard_normal((n, 40))
+    rows = some @ axes + noise * random.standard_normal((n, DIM)) + 0.3
     return (rows * random.uniform(0.8, 1.2, (n, 1))).astype(np.float32), which
 
 
@@ -72,6 +72,14 @@ def test_floors_of_recall(kind, metric):
     index.add(rows)
     assert_walks(index)
     assert recall(index, embeddings(100, 3)[0], dict(enumerate(rows))) >= FLOORS[kind]
+
+
+def test_rows_that_lie_closer_than_codes_can_tell_are_rescored_until_the_best_are_found():
+    close = {"spread": 0.3, "noise": 0.05}
+    rows, _ = embeddings(6000, 2, **close)
+    index = vecstore.Index(DIM, quantization=vecstore.Int4())
+    index.add(rows)
+    assert recall(index, embeddings(200, 3, **close)[0], dict(enumerate(rows)), ef=128) >= 0.995
 
 
 @pytest.mark.usefixtures("walk_only")

@@ -274,9 +274,9 @@ def test_names_that_are_refused(db, name):
         ({"dim": 3, "metric": "L2"}, ['expected "cosine", "dot" or "l2"', "'L2'"]),
         ({"dim": 3, "metric": None}, ['expected "cosine", "dot" or "l2"', "None"]),
         ({"dim": 3, "metric": []}, ['expected "cosine", "dot" or "l2"', "[]"]),
-        ({"dim": 3, "index": "hnsw"}, ["index: expected vecstore.HNSW(), Flat() or None, got 'hnsw'"]),
-        ({"dim": 3, "index": vecstore.HNSW}, ["index: expected vecstore.HNSW(), Flat() or None, got <class"]),
-        ({"dim": 3, "index": vecstore.Int8()}, ["index: expected vecstore.HNSW(), Flat() or None, got Int8()"]),
+        ({"dim": 3, "index": "hnsw"}, ["index: expected vecstore.HNSW(), IVF(), Flat() or None, got 'hnsw'"]),
+        ({"dim": 3, "index": vecstore.HNSW}, ["index: expected vecstore.HNSW(), IVF(), Flat() or None, got <class"]),
+        ({"dim": 3, "index": vecstore.Int8()}, ["index: expected vecstore.HNSW(), IVF(), Flat() or None, got Int8()"]),
         (
             {"dim": 3, "quantization": "int8"},
             ['expected vecstore.Int8(), Int4() or Binary(), None or "auto"', "'int8'"],
@@ -339,9 +339,9 @@ def test_an_unknown_number_without_a_likeness_is_answered_with_all():
 @pytest.mark.parametrize(
     ("options", "index", "quantization"),
     [
-        ({"dim": 127}, vecstore.HNSW(), vecstore.Int8()),
-        ({"dim": 128}, vecstore.HNSW(), vecstore.Int4()),
-        ({"dim": 128, "index": vecstore.HNSW(m=8), "quantization": "auto"}, vecstore.HNSW(m=8), vecstore.Int4()),
+        ({"dim": 191}, vecstore.HNSW(), vecstore.Int8()),
+        ({"dim": 192}, vecstore.HNSW(), vecstore.Int4()),
+        ({"dim": 192, "index": vecstore.HNSW(m=8), "quantization": "auto"}, vecstore.HNSW(m=8), vecstore.Int4()),
         ({"dim": 128, "quantization": None}, vecstore.HNSW(), None),
         ({"dim": 8, "quantization": vecstore.Binary()}, vecstore.HNSW(), vecstore.Binary()),
         ({"dim": 128, "index": vecstore.Flat()}, vecstore.Flat(), None),

@@ -7,7 +7,7 @@ import pytest
 
 import vecstore
 from vecstore import AlreadyExistsError, ClosedError, InvalidArgumentError, NotADatabaseError, StorageError
-from vecstore.storage import backup
+from vecstore.storage import backup, sharing
 
 
 def contents(docs):
@@ -184,3 +184,12 @@ def test_backups_while_threads_write_are_of_one_commit_each(db, tmp_path):
                       for half in (records[:150], records[150:])]  # fmt: skip
             assert len(records) == 300 and [len(half) for half in halves] == [1, 1]
             assert made.check() == []
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_collections_that_were_not_open_are_not_afterwards(filled, tmp_path, read_only):
+    filled.close()
+    with vecstore.open(filled.path, read_only=read_only) as db:
+        db.get_collection("flat")
+        db.backup(tmp_path / "copy")
+        assert list(db._open_collections) == ["flat"] and len(sharing._shared) == 1

@@ -1,5 +1,6 @@
 """check() finds what does not fit together, in the store and in the graph; a repair keeps what is whole."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import vecstore
 from tests.unit.test_damage import flip
-from vecstore.storage import check, keys
+from vecstore.storage import check, compaction, keys, repair
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_rows_that_are_written_meanwhile_and_compactions_are_no_findings(docs, r
             docs.compact()
 
     assert docs.check(progress=write) == []
-    assert next(steps) > 40
+    assert next(steps) > 10  # the last try tells nothing before its end
 
 
 def test_damage_to_a_graph(graph):
@@ -157,3 +158,61 @@ def test_two_rows_of_one_id_leave_the_one_that_it_leads_to(db, docs):
     assert sorted(one.ids for one in lost) == [(2,), (7,)]
     assert docs.get(7).payload == {"title": "number 7"} and docs.get(2) is None
     assert docs.check() == []
+
+
+def test_a_repair_that_fails_leaves_nothing_behind(db, docs, rows, monkeypatch):
+    path = docs._store.env.path
+    db.close()
+    flip(path, b"number 30")
+    there = sorted(entry.name for entry in path.parent.iterdir())
+    with vecstore.open(db.path) as again:
+        for module, name in ((repair, "sync"), (compaction, "_rename")):
+            with monkeypatch.context() as patched:
+                patched.setattr(module, name, lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    again.repair_collection("docs")
+            assert sorted(entry.name for entry in path.parent.iterdir()) == there
+        assert len(again.repair_collection("docs")) == 11
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_what_is_told_of_progress_may_close_the_collection_or_grow_the_map(docs, rows, monkeypatch, tries):
+    monkeypatch.setattr(check, "TRIES", tries)
+    assert docs.check(progress=lambda *_: docs._store.env.grow()) == []
+    with contextlib.suppress(vecstore.ClosedError):
+        assert docs.check(progress=lambda *_: docs.close()) == []
+    assert docs.closed
+
+
+def test_nodes_that_nobody_links_to(graph):
+    arrays = graph._index.graph.arrays
+    before = arrays.links.copy()
+    lonely = np.setdiff1d(np.arange(arrays.linked), arrays.pilots.nodes)[:20]
+    arrays.links[np.isin(arrays.links, lonely)] = -1
+    messages = [one.message for one in graph.check()]
+    assert f"20 of {arrays.linked} linked nodes have no link to them" in messages
+    arrays.links[...] = before
+    assert graph.check() == []
+
+
+def test_damage_to_index_mdb(db, graph, rows):
+    path = graph._store.checkpoint.path
+    graph._indexing._checkpoint()
+    assert graph.check() == []
+    whole = path.read_bytes()
+    flip(path, graph._index.graph.arrays.links[5].tobytes())
+    [finding] = graph.check()
+    assert finding.part == "index.mdb" and "is damaged" in finding.message
+    path.write_bytes(whole[: len(whole) // 2])
+    [finding] = graph.check()
+    assert "do not hang together" in finding.message
+    assert db.repair_collection("graph") == [] and graph.check() == []
+    graph.wait_indexed()
+    graph._indexing._checkpoint()
+    header, columns = graph._store.checkpoint.load()
+    del header["write_id"]
+    graph._store.checkpoint.write({**header, "write_id": b"another"}, columns)
+    [finding] = graph.check()
+    assert "is of rows that were written otherwise" in finding.message
+    graph._indexing._checkpoint()
+    assert graph.check() == []

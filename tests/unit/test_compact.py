@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import CollectionNotFoundError, CorruptionError, ReadOnlyError, StorageError
+from vecstore import CollectionNotFoundError, CorruptionError, ReadOnlyError, StorageError, indexing
 from vecstore.storage import compaction, failpoints, interval, sharing, store
 from vecstore.storage.environment import Environment
 
@@ -492,3 +492,48 @@ def test_a_reader_whose_collection_is_dropped_while_it_opens_the_new_file(db, ro
         with pytest.raises(CollectionNotFoundError, match='"docs" was dropped'):
             len(docs)
     assert not sharing._shared
+
+
+def test_a_reader_scans_until_the_checkpoint_of_a_compaction_is_there(db, rows, small_graphs, monkeypatch):
+    docs, query = filled(db, rows, "graph"), rows(1, 24, 9)[0]
+    docs.wait_indexed()
+    with vecstore.open(db.path, read_only=True) as reader:
+        followed = reader.get_collection("docs")
+        followed.wait_indexed()
+        with monkeypatch.context() as patched:
+            patched.setattr(docs._indexing, "_try_checkpoint", lambda: None)
+            docs.compact()
+        with monkeypatch.context() as patched:
+            patched.setattr(followed._index, "_new_graph", lambda *_: 1 / 0)
+            for _ in range(2):
+                assert followed.search(query, 5) == docs.search(query, 5, exact=True)
+                docs.upsert("late", np.ones(24))
+            assert followed._indexing._awaited is not None
+            docs._indexing._checkpoint()
+            followed.wait_indexed(30)
+            assert followed._index.lsn == docs.stats().lsn and followed._indexing._awaited is None
+        assert followed.stats().linked == docs.stats().linked and followed.check() == []
+
+
+def test_a_reader_does_not_wait_for_ever_for_that_checkpoint(db, rows, small_graphs, monkeypatch):
+    monkeypatch.setattr(indexing, "AWAIT_SECONDS", 0.1)
+    docs = filled(db, rows, "graph")
+    docs.wait_indexed()
+    with vecstore.open(db.path, read_only=True) as reader:
+        followed = reader.get_collection("docs")
+        followed.wait_indexed()
+        monkeypatch.setattr(docs._indexing, "_try_checkpoint", lambda: None)
+        docs.compact()
+        followed.wait_indexed(30)
+        assert followed.stats().linked == len(docs) and followed.check() == []
+
+
+def test_codes_are_fitted_anew_to_what_has_grown_much(db, rows, small_graphs):
+    docs = db.create_collection("docs", 24, "l2")
+    docs.insert(range(2000), rows(2000, 24))
+    docs.wait_indexed()
+    for before, after in ((501, 501), (500, 2000)):
+        docs._index.graph.fitted_on = before
+        docs.compact()
+        assert docs._index.graph.fitted_on == after
+        assert docs.check() == []

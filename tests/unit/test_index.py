@@ -367,10 +367,20 @@ def test_other_files(tmp_path, saved):
 
 
 def test_a_newer_format(saved):
-    rewritten(saved, format=np.array(2))
+    rewritten(saved, format=np.array(3))
     with pytest.raises(FormatVersionError) as raised:
         vecstore.Index.load(saved)
-    assert (raised.value.found, raised.value.supported) == (2, 1)
+    assert (raised.value.found, raised.value.supported) == (3, 2)
+
+
+def test_format_1_knew_only_graphs(saved):
+    before = vecstore.Index.load(saved)
+    own = before.config
+    numbers = np.array([own.m, own.ef_construction, own.ef, own.seed])
+    rewritten(saved, format=np.array(1), index=None, config=numbers, alpha=np.array(own.alpha), upkeep=None)
+    after = vecstore.Index.load(saved)
+    assert after.config == own
+    assert after._index.graph.links_by_slot() == before._index.graph.links_by_slot()
 
 
 def test_parts_that_do_not_fit_together(saved, tmp_path):
@@ -391,8 +401,11 @@ def test_parts_that_do_not_fit_together(saved, tmp_path):
         {"pilots": parts["pilots"] - 1500},
         {"codes": parts["codes"][:-1]},
         {"coder": parts["coder"][:-1]},
-        {"config": parts["config"][:2]},
-        {"config": np.array([7, 60, 40, 5])},
+        {"index": parts["index"][:1]},
+        {"index": np.array(["ivff", "{}"])},
+        {"index": np.array(["hnsw", "{"])},
+        {"index": np.array(["hnsw", '{"m": 7}'])},
+        {"index": np.array(["hnsw", '{"links": 7}'])},
         {"kind": np.array(["hamming", "int8"])},
         {"kind": np.array(["cosine", "int3"])},
         {"dim": np.array(0)},

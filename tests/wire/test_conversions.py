@@ -147,6 +147,7 @@ def test_clusters_and_groups() -> None:
 def test_stats(text: str | None) -> None:
     numbers = {field.name: number + 2**40 for number, field in enumerate(fields(Stats), 1)}
     names = {"name": "docs", "dim": 3, "metric": "dot", "index": "HNSW", "quantization": text, "index_error": text}
+    names |= {"durability": text, "synced_lsn": None if text is None else 2**40}
     stats = Stats(**{**numbers, **names, "degree": 40.625})  # type: ignore[arg-type]
     info = CollectionInfo("docs", 3, "dot", HNSW(m=16), Int4())
     message = sent(wire.write_stats(stats, info))

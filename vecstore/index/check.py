@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecstore.index import flat
+from vecstore.index.arrays import Arrays
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.graph import Graph
-from vecstore.index.hnsw import HnswIndex
+from vecstore.index.kinds import GraphOrLists
+from vecstore.index.lists import IN_TAIL, InvertedFile, encoded
 from vecstore.index.nodes import Slots
 from vecstore.kernels import upkeep
 
@@ -61,14 +63,28 @@ def check_graph(graph: Graph) -> Iterator[Problem]:
                     sound = sound and "out" not in what
                     yield f"{len(wrong)} nodes have {what}", _of(slots, wrong)
         if sound and settled and not dead[:linked].any():
-            reached = np.zeros(linked, np.uint8)
-            upkeep.reach(arrays.links, pilots, 0, reached, np.empty(linked, np.int32))
-            lost = np.flatnonzero(reached == 0)
-            if len(lost) > LOST_SHARE * linked:
-                yield f"{len(lost)} of {linked} linked nodes cannot be reached", _of(slots, lost)
+            yield from _out_of_reach(arrays, slots)
 
 
-def check_sample(index: HnswIndex, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int) -> list[Problem]:
+def _out_of_reach(arrays: Arrays, slots: npt.NDArray[np.int32]) -> Iterator[Problem]:
+    """Nodes that nobody links to, and nodes that no walk comes to, if they are more than a few."""
+    linked, links, pilots = arrays.linked, arrays.links, arrays.pilots.nodes
+    known = np.zeros(linked, bool)
+    known[pilots] = True
+    for first in range(0, linked, LINKS_AT_ONCE):
+        some = links[first : min(first + LINKS_AT_ONCE, linked)]
+        known[some[some >= 0]] = True
+    reached = np.zeros(linked, np.uint8)
+    upkeep.reach(links, pilots, 0, reached, np.empty(linked, np.int32))
+    for missing, what in ((~known, "have no link to them"), (reached == 0, "cannot be reached")):
+        nodes = np.flatnonzero(missing)
+        if len(nodes) > LOST_SHARE * linked:
+            yield f"{len(nodes)} of {linked} linked nodes {what}", _of(slots, nodes)
+
+
+def check_sample(
+    index: GraphOrLists, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int
+) -> list[Problem]:
     """Rows drawn at random have the codes that they would be given, and find themselves, at the write `lsn`."""
     graph = index.graph
     if graph is None or not len(live):
@@ -78,15 +94,13 @@ def check_sample(index: HnswIndex, rows: Rows, live: Slots, allowed: npt.NDArray
     problems = []
     with graph._changing:  # or they might be numbered or coded anew meanwhile
         if index.lsn == lsn:
-            arrays, nodes = graph.arrays, graph._nodes[sample]
-            codes, terms = np.zeros((len(sample), arrays.codes.shape[1]), np.uint8), np.zeros_like(arrays.terms[nodes])
-            arrays.coder.encode(vectors, norms, codes, terms)
-            if len(wrong := sample[(nodes < 0) | (codes != arrays.codes[nodes]).any(axis=1)]):
+            kept, codes = _codes_of(graph, sample, vectors, norms)
+            if len(wrong := sample[(kept != codes).any(axis=1)]):
                 problems.append((f"{len(wrong)} of {len(sample)} rows have no code, or that of another row", wrong))
     if index.metric == "dot":
         return problems  # a longer row may well be nearer to it than itself
-    ef = min(10_000, max(256, 4 * index.config.ef))
-    found = index.search(rows, allowed, len(live), vectors, 10, ef=ef, lsn=lsn)
+    effort = 4 * index.config.nprobe if isinstance(graph, InvertedFile) else max(256, 4 * index.config.ef)
+    found = index.search(rows, allowed, len(live), vectors, 10, effort=min(10_000, effort), lsn=lsn)
     missed = []
     for slot, vector, (slots, scores) in zip(sample.tolist(), vectors, found, strict=True):
         if slot not in slots:
@@ -96,6 +110,55 @@ def check_sample(index: HnswIndex, rows: Rows, live: Slots, allowed: npt.NDArray
     if len(missed) > MISSED_SHARE * len(sample):
         problems.append((f"{len(missed)} of {len(sample)} rows do not find themselves", np.array(missed, np.int64)))
     return problems
+
+
+def _codes_of(graph: Graph | InvertedFile, slots: Slots, vectors: Any, norms: Any) -> tuple[Any, Any]:
+    """The codes that some rows have, and those that they should have; where a row has none, they differ."""
+    coder = graph.arrays.coder
+    if isinstance(graph, InvertedFile):
+        arrays = graph.arrays
+        places = graph.places_of(slots)
+        filed, waiting = places >= 0, places <= IN_TAIL
+        kept = np.zeros((len(slots), coder.code_bytes), np.uint8)
+        kept[filed] = arrays.pool.taken(coder, places[filed])[0]
+        kept[waiting] = arrays.tail.taken(coder, IN_TAIL - places[waiting])[0]
+        # Rows of the tail are relative to the centre alone, as those of one more list.
+        lists = np.full(len(slots), len(arrays.offsets), np.int32)
+        lists[filed] = graph.owners(places[filed])
+        offsets = np.concatenate([arrays.offsets, np.zeros((1, arrays.offsets.shape[1]), np.float32)])
+        made, _ = encoded(coder, vectors, norms, lists, offsets)
+        kept[~filed & ~waiting] = ~made[~filed & ~waiting]
+        return kept, made
+    nodes = graph._nodes[slots]
+    made, terms = np.zeros((len(slots), coder.code_bytes), np.uint8), np.zeros_like(graph.arrays.terms[nodes])
+    coder.encode(vectors, norms, made, terms)
+    kept = graph.arrays.codes[nodes].copy()
+    kept[nodes < 0] = ~made[nodes < 0]
+    return kept, made
+
+
+def check_lists(lists: InvertedFile) -> Iterator[Problem]:
+    """Chains that hang together, places and slots that lead to each other, counters. Filing waits meanwhile."""
+    with lists.filing(), lists.changing():
+        arrays = lists.arrays
+        try:
+            filed = np.concatenate([np.zeros(0, np.int64), *(arrays.places(i) for i in range(len(arrays.heads)))])
+        except IndexError:
+            yield "lists lead out of their blocks", _none()
+            return
+        slots = arrays.pool.slots.reshape(-1)[filed]
+        waiting = arrays.tail.slots.reshape(-1)[: arrays.tail_size]
+        both = np.concatenate([slots, waiting]).astype(np.int64)
+        places = np.concatenate([filed, IN_TAIL - np.arange(len(waiting))])
+        live = np.flatnonzero(both >= 0)
+        if len(np.unique(filed)) != len(filed):
+            yield f"{len(filed) - len(np.unique(filed))} places are in two lists", _none()
+        if len(wrong := live[lists.places_of(both[live]) != places[live]]):
+            yield f"{len(wrong)} places have a slot that does not lead to them", both[wrong]
+        if (found := lists.known) != len(live):
+            yield f"{found} slots lead to places, and {len(live)} places have a slot", _none()
+        if (found := int(np.count_nonzero(slots < 0))) != (counted := int(lists.dead.sum())):
+            yield f"{counted} places of lists are counted as dead, and {found} are", _none()
 
 
 def _of(slots: npt.NDArray[np.int32], nodes: npt.NDArray[np.int64]) -> Slots:

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index import flat
+from vecstore.index import fitting, flat
 from vecstore.index.flat import Floats, Found, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import scans
 from vecstore.kernels.pools import new_pools
-from vecstore.quantization import KINDS, Quantizer
+from vecstore.quantization import Quantizer
 from vecstore.types import KIND_NAMES, Quantization
 
 Slots = npt.NDArray[np.int64]
@@ -29,12 +29,10 @@ Slots = npt.NDArray[np.int64]
 SCANS: Final = {"int8": scans.scan_int8, "int4": scans.scan_int4, "binary": scans.scan_binary}
 # Below this the exact scan is as fast, and there is too little to fit a quantizer on.
 MIN_ROWS: Final = 1000
-SAMPLE_ROWS: Final = 16_384
 # A quantizer that was fitted on a tenth of what there is now is fitted anew: recall is its sample's, and fitting
 # and encoding again at each tenfold costs a ninth more in all.
 REFIT: Final = 10
 CHUNK: Final = 4096
-SEED: Final = 1
 
 # Candidates that are rescored for each hit, unless the search says otherwise. Recall@10 of 100,000 text embeddings,
 # d = 384: Int8 1.000, Int4 0.9998, Binary 0.991.
@@ -107,10 +105,10 @@ class CodeScan:
     def _fit(self, rows: Rows, slots: Slots, since: int) -> _Fitted | None:
         if len(slots) < MIN_ROWS:
             return None
-        sample, _ = gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
-        quantizer = KINDS[self.kind].fit(sample, rows.metric, SEED)
-        fitted = _Fitted(quantizer, len(slots), *quantizer.new_codes(0), since)
-        return _encoded(_grown(fitted, rows.slots), rows, slots)
+        quantizer = fitting.fitted(self.kind, rows, slots, rows.metric)
+        assert isinstance(quantizer, Quantizer)
+        made = _Fitted(quantizer, len(slots), *quantizer.new_codes(0), since)
+        return _encoded(_grown(made, rows.slots), rows, slots)
 
     def search(
         self,

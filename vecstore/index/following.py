@@ -12,19 +12,18 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vecstore.index.arrays import Coder
 from vecstore.index.flat import Rows
-from vecstore.index.graph import Graph
 from vecstore.index.nodes import Slots
 from vecstore.index.parallel import cpus
 from vecstore.quantization import Quantizer
 from vecstore.quantization.whole import Whole
-from vecstore.types import HNSW, KIND_NAMES, Metric, Quantization
+from vecstore.types import KIND_NAMES, IndexConfig, Metric, Quantization
 
 # Writes whose removals are remembered, for searches that began before them.
 REMEMBERED: Final = 64
@@ -48,14 +47,32 @@ class Kept:
     parts: dict[str, npt.NDArray[Any]]
 
 
-class Following(abc.ABC):
-    """A graph that follows the writes, in one thread at a time; see the module."""
+class Structure(Protocol):
+    """What holds the rows of an index: a graph, or lists."""
 
-    def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
-        self.config = config
+    config: Any
+    fitted_on: int
+    arrays: Any
+
+    def add(self, rows: Rows, slots: Slots, threads: int) -> None: ...
+    def remove(self, slots: Slots) -> None: ...
+    def changing(self) -> contextlib.AbstractContextManager[Any]: ...
+    def renumber_slots(self, numbers: Slots) -> None: ...
+    def held(self) -> contextlib.AbstractContextManager[dict[str, Any]]: ...
+    def restore(self, parts: dict[str, Any], slots: int) -> None: ...
+
+
+S = TypeVar("S", bound=Structure)
+
+
+class Following(abc.ABC, Generic[S]):
+    """A graph or lists that follow the writes, in one thread at a time; see the module."""
+
+    def __init__(self, config: IndexConfig, quantization: Quantization | None, dim: int, metric: Metric) -> None:
+        self.config: Any = config
         self.kind = "float32" if quantization is None else KIND_NAMES[type(quantization)]
         self.dim, self.metric = dim, metric
-        self.graph: Graph | None = None
+        self.graph: S | None = None
         self._lsn = -1
         self._following = threading.Lock()
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
@@ -68,7 +85,11 @@ class Following(abc.ABC):
         """What it would take to do again: nodes linked, coded anew or removed since this was made."""
 
     @abc.abstractmethod
-    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
+    def _made(self, config: Any, coder: Coder, fitted_on: int) -> S:
+        """A graph without rows."""
+
+    @abc.abstractmethod
+    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> S | None:
         """A graph of some rows, not linked yet; None where there are too few for one."""
 
     # -- following the writes --------------------------------------------------------------------------------
@@ -140,7 +161,7 @@ class Following(abc.ABC):
 
     def replace(
         self,
-        graph: Graph | None,
+        graph: S | None,
         built_at: int,
         rows: Rows,
         lsn: int,
@@ -206,8 +227,8 @@ class Following(abc.ABC):
                         parts["ids"] = self._ids[: ints[-1] + 1].copy()
                     coder = graph.arrays.coder
                     facts = {
-                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "upkeep_done": graph.upkeep_done,
-                        "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(), "ids_known": known,
+                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "ids_known": known,
+                        "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(),
                     }  # fmt: skip
                     kept = Kept(self._lsn, self.work, facts, parts)
             yield kept
@@ -222,16 +243,20 @@ class Following(abc.ABC):
         if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
             raise ValueError("the codes are of another kind")
         config = dataclasses.replace(self.config, seed=facts["seed"])
-        graph = Graph(config, coder, self.metric, facts["fitted_on"])
-        ordered, checked = facts["upkeep_done"]
-        graph.restore(parts, slots, (ordered, checked))
+        self.take_over(coder, config, facts["fitted_on"], parts, slots)
         if facts["ids_known"]:
             ids = np.full(slots, -1, np.int64)
             if "ids" in parts:
                 ids[: len(parts["ids"])] = parts["ids"]
             self._ids, self._ids_lsn = ids, lsn
         self._removals, self._removed_at = (lsn, ()), lsn
-        self.graph, self._lsn = graph, lsn
+        self._lsn = lsn
+
+    def take_over(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> None:
+        """Hold the rows as `parts` say; ValueError if they do not fit together."""
+        graph = self._made(config, coder, fitted_on)
+        graph.restore(parts, slots)
+        self.graph = graph
 
     def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
         """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
@@ -252,7 +277,7 @@ def inverse(slots: Slots) -> Slots:
     return numbers
 
 
-def _apply(change: Change, graph: Graph, rows: Rows, threads: int) -> None:
+def _apply(change: Change, graph: Structure, rows: Rows, threads: int) -> None:
     graph.remove(change.removed)
     graph.remove(change.added)
     graph.add(rows, change.added, threads)

@@ -13,38 +13,28 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index import flat
+from vecstore.index.answering import FIT_FROM, Answering, all_full
 from vecstore.index.arrays import Arrays, Coder
-from vecstore.index.flat import Floats, Found, Rows, gathered
-from vecstore.index.following import Following
+from vecstore.index.fitting import fitted
+from vecstore.index.flat import Floats, Rows
 from vecstore.index.graph import Graph
 from vecstore.index.nodes import Slots
 from vecstore.index.parallel import cpus
-from vecstore.quantization import KINDS
-from vecstore.quantization.whole import Whole
 from vecstore.types import HNSW, Metric, Quantization
 
-# Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
-FIT_FROM: Final = 1000
 # Fewer codes are scanned in the time of a walk: 4,000 codes of 192 bytes take some 30 us.
 LINK_FROM: Final = 4000
-SAMPLE_ROWS: Final = 16_384
 # A quantizer fitted on fewer rows than this is fitted once more when there are ten times as many.
 REFIT_BELOW, REFIT_GROWTH = 10_000, 10
-SEED: Final = 1
 
-# Candidates that are rescored for each hit, unless the search says otherwise, by kind of codes.
-OVERSAMPLING: Final = {"int8": 2.0, "int4": 2.0, "binary": 10.0, "float32": 1.0}
+# Candidates that are rescored for each hit at least, unless the search says otherwise, by kind of codes: so many tell
+# how far off the estimates are.
+OVERSAMPLING: Final = {"int8": 1.5, "int4": 1.5, "binary": 10.0, "float32": 1.0}
 
 # What strategies cost, in ns at d = 384, for the choice between them under a filter: an exact score of a row read at
 # random, a code scored in a scan, a node passed over in it, a candidate of a walk with all that it makes scored.
 ROW, CODE, PASSED, CANDIDATE = 120.0, 12.0, 1.5, 1400.0
 MAX_EF: Final = 10_000
-
-NO_FIGURES: Final[dict[str, Any]] = {
-    "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "code_bytes": 0, "link_bytes": 0,
-    "index_bytes": 0,
-}  # fmt: skip
 
 
 class Plan(NamedTuple):
@@ -58,7 +48,7 @@ class Plan(NamedTuple):
     threads: int
 
 
-class HnswIndex(Following):
+class HnswIndex(Answering[Graph]):
     """Searches from many threads, while one of them or another follows the writes and another links."""
 
     def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
@@ -72,18 +62,15 @@ class HnswIndex(Following):
         """Whether so few rows are scanned exactly, without codes."""
         return count < FIT_FROM
 
-    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: HNSW) -> Graph | None:
+    def _made(self, config: Any, coder: Coder, fitted_on: int) -> Graph:
+        return Graph(config, coder, self.metric, fitted_on)
+
+    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> Graph | None:
         if len(slots) < FIT_FROM:
             return None
-        graph = Graph(config, self._fitted(rows, slots), self.metric, len(slots))
+        graph = self._made(config, fitted(self.kind, rows, slots, self.metric), len(slots))
         graph.add(rows, slots, threads)
         return graph
-
-    def _fitted(self, rows: Rows, slots: Slots) -> Coder:
-        if self.kind == "float32":
-            return Whole(self.dim, self.metric)
-        sample, _ = gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
-        return KINDS[self.kind].fit(sample, self.metric, SEED)
 
     def needs_refit(self, count: int) -> bool:
         """Whether the codes were fitted on too few of the rows there are now."""
@@ -102,9 +89,14 @@ class HnswIndex(Following):
                 return False
             # First, the dead go: their rows are gone, so that they would be left with codes that mean nothing.
             self.graph.settle(cpus())
-            self.graph.recode(self._fitted(rows, live), rows, len(live))
+            self.graph.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
             self.work += len(live)
             return True
+
+    def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
+        """Do what is to be done with the `count` rows as they are at `lsn`; `link` needs but their codes."""
+        if self.needs_refit(count):
+            self.refit(rows, lsn, live())
 
     # -- linking ---------------------------------------------------------------------------------------------
 
@@ -147,9 +139,7 @@ class HnswIndex(Following):
         config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
         return self._new_graph(rows, live, threads or cpus(), config)
 
-    def link_all(
-        self, graph: Graph | None, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True
-    ) -> None:
+    def link_all(self, graph: Any, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True) -> None:
         """Link a new graph as long as it is `going_on`; it needs no rows."""
         threads = threads or cpus()
         if graph is not None and graph.arrays.count >= LINK_FROM:
@@ -160,78 +150,8 @@ class HnswIndex(Following):
 
     # -- searching -------------------------------------------------------------------------------------------
 
-    def search(
-        self,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        matches: int,
-        queries: Floats,
-        k: int,
-        *,
-        ef: int | None = None,
-        threshold: float | None = None,
-        oversampling: float | None = None,
-        threads: int | None = None,
-        lsn: int | None = None,
-    ) -> Found:
-        """The k best rows for each of `(n, dim)` queries among the `matches` slots whose bit in `allowed` is set.
-
-        Fewer than k only where fewer match or, with a `threshold`, reach it. `lsn` is the write that the caller sees,
-        if others may bring the index further up meanwhile.
-        """
-        graph = self.graph
-        if graph is None or (matches * ROW <= _walk_cost(ef or self.config.ef) and matches <= FIT_FROM):
-            return flat.search(rows, allowed, queries, k, threshold, threads)
-        k = min(k, max(1, matches))
-        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, ef, oversampling, threads)
-        if threshold is None and _all_full(counts, k):
-            found = list(zip(slots, scores, strict=True))
-        else:
-            found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
-        if lsn is None or lsn >= self._removed_at:
-            return found
-        return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
-
-    def _with_removed(
-        self,
-        found: Found,
-        lsn: int,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        queries: Floats,
-        k: int,
-        threshold: float | None,
-        threads: int | None,
-    ) -> Found:
-        """What was found, and the rows that are there at `lsn`, but that the graph has lost since: by exact scores."""
-        since, known = self._removals
-        if lsn < since:
-            return flat.search(rows, allowed, queries, k, threshold, threads)
-        lost = np.unique(np.concatenate([slots for at, slots in known if at > lsn]))
-        lost = lost[lost < rows.slots]
-        lost = lost[(allowed[lost >> 3] >> (lost & 7).astype(np.uint8)) & 1 != 0].astype(np.int32)
-        if not len(lost):
-            return found
-        return [
-            flat.best_of(rows, query, np.union1d(slots, lost), k, threshold)
-            for query, (slots, _) in zip(queries, found, strict=True)
-        ]
-
-    def arrays_of_best(
-        self,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        matches: int,
-        queries: Floats,
-        k: int,
-        ef: int | None,
-        threads: int | None,
-    ) -> tuple[Any, Any]:
-        """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
-        graph = self.graph
-        assert graph is not None
-        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, ef, None, threads)
-        return slots, scores
+    def _scans_rows(self, matches: int, effort: int | None) -> bool:
+        return matches * ROW <= _walk_cost(effort or self.config.ef) and matches <= FIT_FROM
 
     def _best(
         self,
@@ -254,7 +174,7 @@ class HnswIndex(Following):
             self._planned = (asked, plan)
         slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
         # A walk may end among rows that do not match: those queries scan.
-        if not plan.scan and not _all_full(counts, k):
+        if not plan.scan and not all_full(counts, k):
             short = np.flatnonzero(counts[:, 0] < k)
             scan = plan._replace(scan=True, ef=plan.depth, threads=1)
             again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *scan)
@@ -287,31 +207,18 @@ class HnswIndex(Following):
     def _depth(self, k: int, ef: int | None, oversampling: float | None) -> tuple[int, int]:
         """Candidates to rescore at most, and at least. Those of the walk, as far as they may change the answer, unless
         it was said: where rows lie close together, as in the clusters of low dimension, codes cannot tell them apart,
-        and a larger `ef` would find nothing more."""
+        and a larger `ef` would find nothing more. An `ef` that was asked for is not widened, but to k."""
         if oversampling is not None:
             depth = math.ceil(k * oversampling)
             return depth, depth
         least = math.ceil(k * OVERSAMPLING[self.kind])
-        return max(least, ef or self.config.ef), least
+        depth = max(least, self.config.ef) if ef is None else max(k, ef)
+        return depth, min(least, depth)
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells of the index."""
-        if self.graph is not None:
-            return self.graph.figures()
-        return dict(NO_FIGURES)
-
-
-def _all_full(counts: Slots, k: int) -> bool:
-    """Whether k were found for each query."""
-    return (counts.item(0) if len(counts) == 1 else counts[:, 0].min(initial=k)) == k
+        return {} if self.graph is None else self.graph.figures()
 
 
 def _walk_cost(ef: int) -> float:
     return ef * CANDIDATE
-
-
-def _cut(slots: Any, scores: Any, threshold: float | None) -> tuple[Any, Any]:
-    if threshold is None:
-        return slots, scores
-    count = int(np.count_nonzero(scores.astype(np.float64) >= threshold))
-    return slots[:count], scores[:count]

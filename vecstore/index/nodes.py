@@ -22,6 +22,7 @@ from vecstore.index.arrays import Arrays, Coder, Floats, Ints, Pilots, aligned, 
 from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import linking
+from vecstore.kernels.encode import LONGEST
 from vecstore.types import HNSW, Metric
 
 Slots = npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ class Nodes:
                         kind, metric, arrays.codes[at], arrays.terms[at], norms, coder.unit, np.float32(coder.step),
                         centre_square, arrays.pairs[at],
                     )  # fmt: skip
-                    longest = max(longest, float(norms.max()) * coder.unit)
+                    longest = max(longest, min(float(norms.max()) * coder.unit, LONGEST))
                 return longest
 
             longest = max(over_ranges(len(slots), CHUNK, threads if len(slots) > CHUNK else 1, work))
@@ -119,6 +120,12 @@ class Nodes:
         """Nodes come, go and are numbered anew only by this thread."""
         return self._changing
 
+    def slots_in_order(self) -> Slots:
+        """The slots of all rows, neighbours near each other."""
+        with self._changing:
+            slots = self.arrays.slots[: self.arrays.count]
+            return slots[slots >= 0].astype(np.int64)
+
     def renumber_slots(self, numbers: Slots) -> None:
         """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
         with self._changing:
@@ -143,15 +150,11 @@ class Nodes:
                     "codes": arrays.codes[:n], "terms": arrays.terms[:n], "pairs": arrays.pairs[:n],
                     "nodes": arrays.slots[:n].copy(), "links": arrays.links[: arrays.linked],
                     "pilots": arrays.pilots.nodes, "top": arrays.top.copy(),
+                    "upkeep": np.array([self._ordered, self._checked], np.int64),
                 }  # fmt: skip
             yield parts
 
-    @property
-    def upkeep_done(self) -> tuple[int, int]:
-        """How many nodes were there when they were last numbered in order, and when they were last looked through."""
-        return self._ordered, self._checked
-
-    def restore(self, parts: dict[str, Any], slots: int, upkeep_done: tuple[int, int] | None = None) -> None:
+    def restore(self, parts: dict[str, Any], slots: int) -> None:
         """Become the graph that `held` gave, of so many slots; ValueError if the parts do not fit together.
 
         It keeps arrays that are `aligned`, and copies others.
@@ -184,7 +187,8 @@ class Nodes:
         self._nodes = np.full(slots, -1, np.int32)
         alive = np.flatnonzero(nodes >= 0)
         self._nodes[nodes[alive]] = alive
-        self._ordered, self._checked = upkeep_done or (len(links), len(links))
+        # How many nodes were there when they were last numbered in order, and when they were last looked through.
+        self._ordered, self._checked = (int(x) for x in parts.get("upkeep", (len(links), len(links))))
         self.arrays = changed(
             arrays, codes=codes, terms=terms, pairs=pairs, slots=nodes, links=links, count=n, linked=len(links),
             pilots=pilots_of(pilots, codes, terms, pairs), top=np.array(parts["top"], np.float32),

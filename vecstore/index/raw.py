@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import threading
 import zipfile
@@ -15,20 +17,20 @@ import numpy.typing as npt
 
 from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
+from vecstore.index.answering import NO_FIGURES
 from vecstore.index.arrays import aligned
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.following import Change
-from vecstore.index.graph import Graph
-from vecstore.index.hnsw import HnswIndex
+from vecstore.index.kinds import index_of
 from vecstore.index.parallel import cpus
 from vecstore.keywords import verb
 from vecstore.quantization import Quantizer
 from vecstore.quantization.whole import Whole
-from vecstore.types import HNSW, KIND_NAMES, Metric, Quantization
+from vecstore.types import HNSW, INDEX_KINDS, IVF, KIND_NAMES, Flat, IndexConfig, Metric, Quantization
 
 Ids = npt.NDArray[np.int64]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 SHIFT: Final = 6
 # A tail of so few rows costs a search a microsecond or two; linking rows one by one costs more than in batches.
 MIN_TAIL: Final = 128
@@ -49,17 +51,17 @@ class Index:
         dim: int,
         metric: Metric = "cosine",
         *,
-        index: HNSW | None = None,
+        index: HNSW | IVF | None = None,
         quantization: Quantization | Literal["auto"] | None = "auto",
     ) -> None:
         config = arguments.index_config(HNSW() if index is None else index)
-        if not isinstance(config, HNSW):
-            raise InvalidArgumentError(f"index: expected vecstore.HNSW(), got {index!r}")
+        if isinstance(config, Flat):
+            raise InvalidArgumentError(f"index: expected vecstore.HNSW() or IVF(), got {index!r}")
         self.dim = arguments.dimension(dim)
         self.metric: Metric = arguments.metric_name(metric)
         self.config = config
         self.quantization = arguments.quantization_kind(quantization, config, self.dim)
-        self._index = HnswIndex(config, self.quantization, self.dim, self.metric)
+        self._index = index_of(config, self.quantization, self.dim, self.metric)
         self._writing = threading.Lock()
         self._slabs: list[Floats] = []
         self._blocks = np.zeros(0, np.int64)
@@ -225,12 +227,15 @@ class Index:
 
     def _link(self, threads: int, progress: Callable[[int, int], None] | None) -> None:
         index, total = self._index, self._index.to_link
-        if index.needs_refit(self._count):
-            index.refit(self._rows(), self._lsn, self._live_slots())
-        if total >= MIN_TAIL:
-            while left := index.link(threads):
-                if progress is not None:
-                    progress(total - left, total)
+        left = total if total >= MIN_TAIL else 0
+        if not left:
+            index.prepare(self._rows(), self._lsn, self._count, self._live_slots)
+        else:
+            while left:
+                index.prepare(self._rows(), self._lsn, self._count, self._live_slots)
+                left = index.link(threads)
+                if progress is not None and left:
+                    progress(max(0, total - left), total)
         if progress is not None:
             progress(total, total)
         index.settle(threads)
@@ -239,37 +244,50 @@ class Index:
 
     @verb
     def search(
-        self, queries: Any, k: int = 10, *, ef: int | None = None, filter: Any = None, threads: int = 1
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        nprobe: int | None = None,
+        filter: Any = None,
+        threads: int = 1,
     ) -> tuple[Ids, Floats]:
         """Ids and scores of the k nearest vectors, best first: `(n, k)` for queries `(n, dim)`, `(k,)` for one.
 
         Scores are exact and higher for nearer vectors: the cosine, the inner product, or minus the distance. `ef`
-        candidates are kept on the way: more find more of the true nearest, and take longer. `filter` names the ids
-        that may be found, as an array, or a function of an id that tells. Where there are fewer than k, id -1 and score
-        -inf fill the end.
+        candidates are kept on the way through a graph, `nprobe` lists are scanned of an IVF: more find more of the true
+        nearest, and take longer. `filter` names the ids that may be found, as an array, or a function of an id that
+        tells. Where there are fewer than k, id -1 and score -inf fill the end.
         """
         matrix, single = arguments.query_rows(queries, self.dim, self.metric)
         k = arguments.whole_number(k, "k", 1, arguments.MAX_K)
-        if ef is not None:
-            ef = arguments.whole_number(ef, "ef", 1, arguments.MAX_K)
+        effort = None
+        for name, value, kind in (("ef", ef, HNSW), ("nprobe", nprobe, IVF)):
+            if value is not None:
+                if not isinstance(self.config, kind):
+                    raise InvalidArgumentError(
+                        f"{name} has no effect: the index is {type(self.config).__name__}(); leave it out"
+                    )
+                effort = arguments.whole_number(value, name, 1, arguments.MAX_LISTS)
         if threads != 1:
             threads = arguments.whole_number(threads, "threads", 1, 1024)
         reuses = self._reuses
-        slots, ids, scores = self._best(matrix, k, ef, filter, threads)
+        slots, ids, scores = self._best(matrix, k, effort, filter, threads)
         if self._reuses != reuses and (self._stamps[slots[slots >= 0]] > reuses).any():
             with self._writing:
-                slots, ids, scores = self._best(matrix, k, ef, filter, threads)
+                slots, ids, scores = self._best(matrix, k, effort, filter, threads)
         return (ids[0], scores[0]) if single else (ids, scores)
 
-    def _best(self, matrix: Floats, k: int, ef: int | None, filter: Any, threads: int) -> tuple[Any, Ids, Floats]:
+    def _best(self, matrix: Floats, k: int, effort: int | None, filter: Any, threads: int) -> tuple[Any, Ids, Floats]:
         """Slots, ids and scores `(n, k)`, with -1 and -inf where there are fewer."""
         allowed, matches = self._live, self._count
         if filter is not None:
             allowed, matches = self._allowed(filter)
         if filter is None and matches >= k and self._index.graph is not None:
-            slots, scores = self._index.arrays_of_best(self._rows(), allowed, matches, matrix, k, ef, threads)
+            slots, scores = self._index.arrays_of_best(self._rows(), allowed, matches, matrix, k, effort, threads)
         else:
-            found = self._index.search(self._rows(), allowed, matches, matrix, k, ef=ef, threads=threads)
+            found = self._index.search(self._rows(), allowed, matches, matrix, k, effort=effort, threads=threads)
             slots, scores = np.full((len(matrix), k), NONE, np.int32), np.full((len(matrix), k), -np.inf, np.float32)
             for i, (some, best) in enumerate(found):
                 slots[i, : len(some)], scores[i, : len(best)] = some, best
@@ -298,7 +316,12 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """Counts, and bytes by part: linked, tail, tombstones, pilots, degree, code_bytes, link_bytes, index_bytes."""
-        return {"count": self._count, **self._index.figures(), "row_bytes": sum(slab.nbytes for slab in self._slabs)}
+        return {
+            "count": self._count,
+            **NO_FIGURES,
+            **self._index.figures(),
+            "row_bytes": sum(slab.nbytes for slab in self._slabs),
+        }
 
     def _rows(self) -> Rows:
         kept = self._kept  # most searches see what the last one did
@@ -322,17 +345,17 @@ class Index:
         target = Path(path)
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         with self._writing, contextlib.ExitStack() as block:
+            graph = self._index.graph
+            config = self.config if graph is None else graph.config
             parts: dict[str, Any] = {
                 "format": np.array(FORMAT),
-                "config": np.array([self.config.m, self.config.ef_construction, self.config.ef, self.config.seed]),
-                "alpha": np.array(self.config.alpha),
+                "index": np.array([_kind_of(config), json.dumps(dataclasses.asdict(config))]),
                 "kind": np.array([self.metric, self._index.kind]),
                 "dim": np.array(self.dim),
                 "rows": self._matrix(),
                 "ids": self._ids[: self._slots],
                 "live": self._live_slots(),
             }
-            graph = self._index.graph
             if graph is not None:
                 coder = graph.arrays.coder
                 blob = b"" if isinstance(coder, Whole) else coder.to_bytes()
@@ -381,12 +404,16 @@ class Index:
 
     @classmethod
     def _loaded(cls, parts: dict[str, Any]) -> Self:
-        m, ef_construction, ef, seed = (int(x) for x in parts["config"])
+        if "index" in parts:
+            kept, text = (str(x) for x in parts["index"])
+            config: IndexConfig = INDEX_KINDS[kept](**json.loads(text))
+        else:  # format 1 knew only graphs
+            m, ef_construction, ef, seed = (int(x) for x in parts["config"])
+            config = HNSW(m=m, ef_construction=ef_construction, ef=ef, alpha=float(parts["alpha"]), seed=seed)
         metric, kind = (str(x) for x in parts["kind"])
         quantization = next((cls_() for cls_, name in KIND_NAMES.items() if name == kind), None)
         if quantization is None and kind != "float32":
             raise ValueError(f"{kind!r} are no codes")
-        config = HNSW(m=m, ef_construction=ef_construction, ef=ef, alpha=float(parts["alpha"]), seed=seed)
         made = cls(int(parts["dim"]), metric, index=config, quantization=quantization)  # type: ignore[arg-type]
         rows, live = np.ascontiguousarray(parts["rows"], np.float32), parts["live"].astype(np.int64)
         if (
@@ -407,11 +434,13 @@ class Index:
         if "coder" in parts:
             blob = parts["coder"].tobytes()
             coder = Quantizer.from_bytes(blob) if blob else Whole(made.dim, made.metric)
-            graph = Graph(config, coder, made.metric, int(parts["fitted_on"]))
-            graph.restore(parts, len(rows))
-            made._index.graph = graph
+            made._index.take_over(coder, config, int(parts["fitted_on"]), parts, len(rows))
         made._index._lsn = made._lsn
         return made
+
+
+def _kind_of(config: IndexConfig) -> str:
+    return next(name for name, kind in INDEX_KINDS.items() if isinstance(config, kind))
 
 
 def _int_ids(ids: Any) -> Ids:

@@ -22,6 +22,7 @@ from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.codes import dot_u4s8, dot_u8s8
+from vecstore.kernels.encode import LONGEST
 from vecstore.kernels.graph import (
     CODE_BYTES,
     CODES,
@@ -381,7 +382,7 @@ def pair_rows(kind, metric, codes, terms, norms, unit, step, centre_square, pair
     facts = np.empty(FACTS, np.float32)
     query_at, facts_at = address_of(query), address_of(facts)
     for i in range(codes.shape[0]):
-        length = np.float64(norms[i]) * unit
+        length = min(np.float64(norms[i]) * unit, LONGEST)
         square = np.float64(1) if metric == COSINE else length * length
         if pairs.shape[1] > 2:
             pairs[i, 2] = square

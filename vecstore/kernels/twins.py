@@ -198,6 +198,7 @@ def count_greater(keys: int, size: int, key: int) -> int:
 
 
 TILE_ROWS, TILE_QUERIES = 8, 32
+BLOCK_ROWS = 32
 
 
 def _tile(rows: int, stride: int, panel: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -289,3 +290,26 @@ def gather(row: int, row_bytes: int, limit: int, visited: int, places: int, out:
         store_i32(out + 4 * count, node)
         count += new
     return count
+
+
+def table_sums(block: int, table: int, size: int, out: int) -> None:
+    """Sums of 32 rows: of each group of four dims the entry in the table for the row's bits; 32 uint16 at `out`.
+
+    A block of `size` bytes, a multiple of 256: 16 for each group, whose byte r has the bits of row r in its lower half
+    and those of row r + 16 in its upper half. The table has 16 uint8 for each group, at most 63.
+    """
+    codes, entries = (view(x, np.uint8, size).reshape(-1, 16) for x in (block, table))
+    places = np.concatenate((codes & 15, codes >> 4), axis=1)
+    view(out, np.uint16, BLOCK_ROWS)[:] = np.take_along_axis(entries, places, axis=1).sum(axis=0, dtype=np.int64)
+
+
+def block_estimates(sums: int, terms: int, scale: float, shift: float, base: float, bound: float, out: int) -> int:
+    """Estimates of 32 rows, (scale * sum + shift) * terms[0] + terms[1] + base, as 32 float32 at `out`.
+
+    `sums` are 32 uint16, terms (2, 32) float32. Returns a bit for each row whose estimate is at least `bound`. int64.
+    """
+    times, plus = view(terms, np.float32, 2 * BLOCK_ROWS).reshape(2, BLOCK_ROWS)
+    product = view(sums, np.uint16, BLOCK_ROWS).astype(np.float32) * np.float32(scale) + np.float32(shift)
+    scores = product * times + (plus + np.float32(base))
+    view(out, np.float32, BLOCK_ROWS)[:] = scores
+    return int(sum(1 << i for i in np.flatnonzero(scores >= np.float32(bound)).tolist()))

@@ -25,7 +25,7 @@ import numpy as np
 from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
-from vecstore.kernels.encode import encode_query, scale_of
+from vecstore.kernels.encode import LONGEST, encode_query, scale_of
 from vecstore.kernels.graph import (
     CODE_BYTES,
     CODES,
@@ -63,8 +63,9 @@ from vecstore.kernels.scans import BINARY, INT4, INT8
 
 ROWS_AHEAD = 3
 """Rows asked for before they are scored."""
-SURE = 2.5
-"""Deviations by which an estimate may be off."""
+SURE = 3.0
+"""Deviations by which an estimate may be off. In clusters of 256 dims Int4 at ef 128 finds .994 of the true ten at 2.5
+by rescoring 26 rows, .998 at 3 by 32, .999 at 4 by 43; text embeddings take 20 to 21 rows."""
 
 
 @inlined
@@ -99,7 +100,7 @@ def score_at_zero(metric, tails, dot_query, top):
 
 @inlined
 def as_estimate(metric, score, unit):
-    """An exact score on the scale of the estimates, but for what they all lack. float64."""
+    """An exact score on the scale of the estimates. float64."""
     if metric == COSINE:
         return np.float64(score)
     if metric == L2:
@@ -134,11 +135,12 @@ def ask_for_row(key, blocks, shift, dim, metric):
 
 
 @inlined
-def rescore(beam, count, least, blocks, shift, dim, metric, unit, query, best, k):
+def rescore(beam, count, least, blocks, shift, dim, metric, unit, offset, query, best, k):
     """The k best by exact score of the `count` keys at address `beam`, into the pool at address `best`.
 
-    After the first `least`, only as many more as may still come among the k best: the estimates are in order, and how
-    far they are off is known from those before, by its mean and deviation. Returns how many were rescored.
+    After the first `least`, only as many more as may still come among the k best: the estimates, which lack `offset`,
+    are in order, and how far they are off is known from those before. Their mean error says nothing of those that
+    come: the first are first for being estimated too high. Returns how many were rescored.
     """
     query_scale = query_scale_of(metric, query, dim)
     mask = (1 << shift) - 1
@@ -148,15 +150,12 @@ def rescore(beam, count, least, blocks, shift, dim, metric, unit, query, best, k
         ask_for_row(load_i64(beam + 8 * i), blocks, shift, dim, metric)
     lowest = np.float32(-np.inf)
     bound = pool_bound(best, k, lowest)
-    total, squares = np.float64(0), np.float64(0)
+    squares = np.float64(0)
     for i in range(count):
         key = load_i64(beam + 8 * i)
-        estimated = np.float64(key_score(key))
-        if i >= least:
-            mean = total / i
-            deviation = np.sqrt(max(squares / i - mean * mean, 0.0))
-            if estimated + mean + SURE * deviation < as_estimate(metric, bound, unit):
-                return i
+        estimated = np.float64(key_score(key)) + offset
+        if i >= least and estimated + SURE * np.sqrt(squares / i) < as_estimate(metric, bound, unit):
+            return i
         if i + ROWS_AHEAD < count:
             ask_for_row(load_i64(beam + 8 * (i + ROWS_AHEAD)), blocks, shift, dim, metric)
         slot = np.int64(key_slot(key))
@@ -164,7 +163,6 @@ def rescore(beam, count, least, blocks, shift, dim, metric, unit, query, best, k
         norm = block + ((mask + 1) * dim + (slot & mask)) * 4
         score = row_score(metric, block + (slot & mask) * dim * 4, norm, query, query_scale, dim)
         off = as_estimate(metric, score, unit) - estimated
-        total += off
         squares += off * off
         if score >= bound:
             bound = pool_offer(best, k, score, slot, lowest)
@@ -182,7 +180,7 @@ def search(
         query = address_of(queries) + 4 * i * dim
         dot_query = np.float64(0)
         if metric not in (COSINE, L2):
-            dot_query = dot_f64(query, query, dim) * unit * unit
+            dot_query = min(dot_f64(query, query, dim) * unit * unit, LONGEST * LONGEST)
         if kind == FLOAT:
             scale = np.float32(scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit))
             for j in range(dim):
@@ -206,7 +204,7 @@ def search(
         )  # fmt: skip
         scored += scan_tail(kind, fields, coded, address_of(factors), beam_at, ef, allowed)
         count = collect(fields[SLOTS], beam_at, ef, depth, allowed, blocks, shift)
-        rescore(beam_at, count, max(least, k), blocks, shift, dim, metric, unit, query, best_at, k)
+        rescore(beam_at, count, max(least, k), blocks, shift, dim, metric, unit, tails[0, 0], query, best_at, k)
         found = np.int64(0)
         for j in range(k):
             key = load_i64(best_at + 8 * j)

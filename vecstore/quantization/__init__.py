@@ -6,7 +6,7 @@ int8, int4, binary       the kinds; uniform is what the first two share
 config                   how a collection asks for one of them
 """
 
-from vecstore.quantization.binary import Binary
+from vecstore.quantization.binary import Binary, ListBinary
 from vecstore.quantization.int4 import Int4
 from vecstore.quantization.int8 import Int8
 from vecstore.quantization.quantizer import METRICS, Quantizer, QueryCodes
@@ -14,4 +14,4 @@ from vecstore.quantization.rotation import Rotation
 
 KINDS = {"int8": Int8, "int4": Int4, "binary": Binary}
 
-__all__ = ["Binary", "Int4", "Int8", "KINDS", "METRICS", "Quantizer", "QueryCodes", "Rotation"]
+__all__ = ["Binary", "Int4", "Int8", "KINDS", "ListBinary", "METRICS", "Quantizer", "QueryCodes", "Rotation"]

@@ -18,8 +18,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.kernels.listing import encode_listed
+from vecstore.kernels.lists import LISTED
 from vecstore.kernels.scans import BINARY
-from vecstore.quantization.quantizer import Quantizer, QueryCodes
+from vecstore.quantization.quantizer import METRICS, Quantizer, QueryCodes
 from vecstore.quantization.rotation import Floats
 
 PLANES = 4
@@ -76,3 +78,39 @@ class Binary(Quantizer):
         rounding = 4e-7 * (np.abs(query.offsets)[:, None] + np.abs(terms[:, 1]))
         bound: Floats = (eps * error + rounding).astype(np.float32)
         return bound
+
+
+class ListBinary(Binary):
+    """One bit per dim relative to the centroid of a row's list, for lists: `centre` is only what all have in common.
+
+    Codes of D / 8 bytes, D a multiple of 64, as kernels/listing.py makes and kernels/lists.py scans them.
+    """
+
+    kind = "list-binary"
+    _dims_multiple = 64
+    _kernel_kind = LISTED
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._query_bytes = 4 * self.dims
+
+    def offsets(self, centroids: Floats) -> tuple[Floats, Floats]:
+        """Centroids (n, dim), of length 1 under cosine, less the centre and rotated, (n, D); and what their products
+        with a query lack then, (n,)."""
+        wide = np.zeros((len(centroids), self.dims), np.float32)
+        wide[:, : self.dim] = centroids.astype(np.float64) * self.unit - self._centres[0, : self.dim]
+        made: Floats = self.rotation.apply(np.ascontiguousarray(wide[:, : self.dim]))
+        return made, (made.astype(np.float64) @ self._centres[1]).astype(np.float32)
+
+    def encode_listed(
+        self, rows: Floats, norms: Floats, lists: NDArray[np.int32], offsets: Floats
+    ) -> tuple[NDArray[np.uint8], Floats]:
+        """Codes (n, D / 8) and terms (n, 3) of rows (n, dim) with norms (n,) in lists of some `offsets`."""
+        codes = np.empty((len(rows), self.code_bytes), np.uint8)
+        terms = np.empty((len(rows), 3), np.float32)
+        scratch = np.empty((2, self.dims), np.float32)
+        encode_listed(
+            METRICS[self.metric], rows, norms, lists, self._centres, offsets, self.rotation.table, self.unit, codes,
+            terms, scratch,
+        )  # fmt: skip
+        return codes, terms

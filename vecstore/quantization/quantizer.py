@@ -244,6 +244,11 @@ class Quantizer(ABC):
 
     # Bytes.
 
+    @staticmethod
+    def of_kind(kind: str) -> type[Quantizer]:
+        """The class of quantizers whose `kind` is this one."""
+        return Quantizer._kinds[kind]
+
     def to_bytes(self) -> bytes:
         """The parameters, a few bytes per dim."""
         fields = {

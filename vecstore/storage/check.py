@@ -63,7 +63,8 @@ class _Check:
                     raise _RenumberedError
                 yield view
         self._done = min(self._done + size, self._total)
-        self._progress(self._done, self._total)
+        if self._one is None:  # not in a view: what is called may close the collection, or write
+            self._progress(self._done, self._total)
 
     def findings(self) -> Iterator[Finding]:
         with contextlib.ExitStack() as whole:
@@ -90,7 +91,7 @@ class _Check:
             with self._part(0) as view:
                 found = [*_counters(view), *_log(view)]
             yield from found
-            self._progress(self._total, self._total)
+        self._progress(self._total, self._total)
 
 
 def _blocks(view: View, first: int, last: int) -> Iterator[Finding]:

@@ -24,8 +24,9 @@ import xxhash
 from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
 from vecstore.storage import pages
 from vecstore.storage.disk import disk_errors, sync_folder
-from vecstore.storage.environment import Environment, ReplacedError
+from vecstore.storage.environment import Environment
 from vecstore.storage.failpoints import reach
+from vecstore.storage.gate import ReplacedError
 from vecstore.storage.lock import not_replaced
 
 INDEX_FILE: Final = "index.mdb"
@@ -116,6 +117,22 @@ class CheckpointFile:
             except ReplacedError:  # by one that is being written
                 raise FileNotFoundError(self.path) from None
 
+    def verified(self) -> Header:
+        """The header of the last checkpoint, whose pieces are all as they were written; errors as of `load`."""
+        for again in (True, False):
+            before = self.stamp()
+            try:
+                return self.load()[0]
+            except (CorruptionError, NotADatabaseError):
+                if not again or self.stamp() == before:
+                    raise  # no one was writing it
+        raise AssertionError("the second time returns or raises")
+
+    def delete(self) -> None:
+        """Delete it, where it is of no use any more."""
+        with self._using, disk_errors(self.path):
+            self._delete()
+
     def _load(self, allocate: Callable[[tuple[int, ...], Any], npt.NDArray[Any]]) -> tuple[Header, Columns]:
         pages.verify(self.path)
         env = Environment(self.path, databases=DATABASES, read_only=True)
@@ -124,6 +141,13 @@ class CheckpointFile:
                 return _load(txn, env, allocate)
         finally:
             env.close()
+
+    def stamp(self) -> object:
+        """Something else after each `write`; None where there is no file."""
+        with contextlib.suppress(OSError):
+            stat = self.path.stat()
+            return stat.st_ino, stat.st_mtime_ns, stat.st_size
+        return None
 
     def copy(self, target: Path) -> bool:
         """Copy the last checkpoint into a new file, not synced; whether there is one that could be copied."""

@@ -13,7 +13,7 @@ from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgument
 from vecstore.storage import log
 from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment
-from vecstore.types import HNSW, KIND_NAMES, Metric
+from vecstore.types import INDEX_KINDS, KIND_NAMES, Metric
 
 FORMAT: Final = 2
 CONFIG_KEY: Final = b"config"
@@ -81,13 +81,14 @@ def _makes_sense(config: dict[str, Any]) -> bool:
 
 def _index_makes_sense(index: Any) -> bool:
     """Whether it is a map of a known kind with just the numbers of that kind, each in its range."""
-    if index == {"kind": "flat"}:
-        return True
-    names = {one.name for one in dataclasses.fields(HNSW)}
-    if not isinstance(index, dict) or index.keys() != {"kind", *names} or index["kind"] != "hnsw":
+    if not isinstance(index, dict) or index.get("kind") not in [*INDEX_KINDS]:
+        return False
+    kind = INDEX_KINDS[index["kind"]]
+    names = {one.name for one in dataclasses.fields(kind)}
+    if index.keys() != {"kind", *names}:
         return False
     try:
-        index_config(HNSW(**{name: index[name] for name in names}))
+        index_config(kind(**{name: index[name] for name in names}))
     except InvalidArgumentError:
         return False
     return True

@@ -1,8 +1,7 @@
-"""One LMDB file: how it is opened, how it grows, and what its errors mean.
+"""One LMDB file: how it is opened, read, written, grown and closed.
 
-Every transaction of the process goes through here, because two things need to know of all of them: growing the
-map moves it, and closing it unmaps it. Both wait until no reader is left. A thread that reads or writes must not
-begin a second transaction before it has ended the first: the other side of that wait may stand between them.
+Every transaction of the process goes through here, because two things need to know of all of them: growing the map
+moves it, and closing it unmaps it. Both wait until no reader is left (`gate.py`).
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from vecstore.errors import (
     DatabaseFullError,
     NotADatabaseError,
     ReadOnlyError,
-    StateError,
     StorageError,
     VecstoreError,
 )
-from vecstore.storage import disk
+from vecstore.storage import disk, log
 from vecstore.storage.failpoints import reach
+from vecstore.storage.gate import Gate
 from vecstore.storage.interval import Syncer
 from vecstore.storage.lock import not_replaced
 
@@ -42,11 +41,7 @@ DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 T = TypeVar("T")
 
 
-class ReplacedError(Exception):
-    """The path leads to another file than the one that was opened: that of a compaction, or none."""
-
-
-class Environment:
+class Environment(Gate):
     """An open LMDB file of some named databases. `max_size` bounds it in bytes; without one only the disk does. With
     `sync_interval` commits are synced every so many seconds, else each before it returns. A file that takes the place
     of another takes over its `turn` to write."""
@@ -62,20 +57,10 @@ class Environment:
         sync_interval: float | None = None,
         turn: threading.RLock | None = None,
     ) -> None:
-        self.path = path
-        self.read_only = read_only
+        super().__init__(path, read_only=read_only)
         self.max_size = max_size
-        self._pid = os.getpid()
-        # Entered by itself: through the condition a reader would take it slower, twice in each search, and an
-        # interruption could leave it held.
-        self._lock = threading.RLock()
-        self._gate = threading.Condition(self._lock)
-        self._readers = 0
         # Called when the map has moved, before a reader enters again, for whoever keeps addresses.
         self.on_remap: Callable[[], None] = lambda: None
-        self._exclusive = False
-        self._closed: Callable[[], Exception] | None = None
-        self._retired: Callable[[], Exception] | None = None
         self.turn = turn or threading.RLock()
         size = path.stat().st_size if path.exists() else 0
         wanted = max(FIRST_MAP_SIZE, 4 * size)
@@ -147,25 +132,6 @@ class Environment:
             except lmdb.PanicError:  # a commit has failed in its last step, in this process
                 self._aside(self._revive)
 
-    def _aside(self, action: Callable[[], None]) -> None:
-        """Run `action` for a reader that has found no way in, once no other is in the map."""
-
-        def unless_closed() -> None:
-            if self._closed is None and self._retired is None:
-                action()
-
-        with self._lock:
-            self._readers -= 1
-            self._gate.notify_all()
-            try:
-                self._alone(unless_closed)
-            finally:
-                self._readers += 1
-            if self._retired is not None:
-                raise self._retired()
-            if self._closed is not None:
-                raise self._closed()
-
     def _settle(self) -> None:
         """Sync what was there before this process, or this opening of the file, wrote.
 
@@ -199,75 +165,6 @@ class Environment:
             raise self._closed() from error
         finally:
             self.on_remap()
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is a child of the process that opened the file: locks and transactions are its parent's."""
-        return os.getpid() != self._pid
-
-    def refuse_forked(self) -> None:
-        """StateError in a child of the process that opened the file."""
-        if os.getpid() != self._pid:  # as `forked`, but on the way of each search
-            raise StateError(
-                f"{self.path.parent} was opened before this process was forked; open it again in the child"
-            )
-
-    def _enter(self) -> None:
-        entered = False
-        try:
-            self.refuse_forked()
-            with self._lock:
-                while self._exclusive:
-                    self._gate.wait()
-                if self._retired is not None:
-                    raise self._retired()
-                if self._closed is not None:
-                    raise self._closed()
-                if self.read_only and not self.still_there():
-                    raise ReplacedError
-                self._readers += 1
-                entered = True
-        except BaseException:
-            if entered:  # and interrupted on the way out
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._readers -= 1
-            if not self._readers:
-                if self._retired is not None:
-                    self._shut(ClosedError)
-                if self._exclusive:
-                    self._gate.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed is not None
-
-    def still_there(self) -> bool:
-        """Whether the path leads to the file that was opened."""
-        if self._closed is not None:
-            return False  # dropped; a new file may well have got its inode number
-        try:
-            return self.path.stat().st_ino == self.inode
-        except FileNotFoundError:
-            return False
-
-    def _alone(self, action: Callable[[], T]) -> T:
-        """Run `action` while no reader is in the map."""
-        with self._lock:
-            while self._exclusive:
-                self._gate.wait()
-            self._exclusive = True
-            try:
-                while self._readers:
-                    self._gate.wait()
-                return action()
-            finally:
-                self._exclusive = False
-                self._gate.notify_all()
 
     # -- the writer ------------------------------------------------------------------------------------------
 
@@ -341,6 +238,19 @@ class Environment:
             except lmdb.Error as error:
                 raise self.translate(error) from error
 
+    def sync_commits(self, lsn: int) -> None:
+        """Have all writes up to `lsn`, which is committed, on the disk; with or without the turn to write."""
+        if (syncer := self._syncer) is not None:
+            try:
+                syncer.sync(lsn)
+            except lmdb.Error as error:
+                raise self.translate(error) from error
+
+    def synced_lsn(self, lsn: int) -> int:
+        """Of the writes up to `lsn`, the last one that is on the disk, where this process writes."""
+        synced = None if (syncer := self._syncer) is None else syncer.synced_lsn
+        return lsn if synced is None else min(synced, lsn)
+
     def last_txn_id(self) -> int:
         """The transaction that was committed last."""
         number: int = self._env.info()["last_txnid"]
@@ -406,7 +316,10 @@ class Environment:
         if self.sync_interval is not None:
             # A sync that has failed stays so: the next one would not bring what it lost.
             failed = None if self._syncer is None else self._syncer.error
-            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, failed)
+            self._syncer = Syncer(self._env, self.path, self.sync_interval, self.turn, self._lsn_of, failed)
+
+    def _lsn_of(self, txn: Any) -> int:
+        return log.last(txn, self.db("log")).lsn
 
     def pause_syncing(self) -> None:
         """Have every commit on the disk, and no record of syncs: until `resume_syncing` there is no commit."""
@@ -416,19 +329,6 @@ class Environment:
             except lmdb.Error as error:
                 raise self.translate(error) from error
             self._syncer = None
-
-    def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
-        """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls
-        raise `because()`."""
-        with self._lock:
-            self._retired = because
-            if not self._readers:
-                self._shut(ClosedError)
-
-    def _shut(self, because: Callable[[], Exception]) -> None:
-        if self._closed is None:
-            self._closed = because
-            self._env.close()
 
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""

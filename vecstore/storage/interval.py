@@ -22,6 +22,8 @@ import os
 import struct
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -128,6 +130,11 @@ def read_record(data: Path) -> Record | None:
     return max(found, key=lambda record: record.number)
 
 
+def _unfinished(data: Path) -> Path:
+    """What a record is called before it is whole."""
+    return data.with_name(f".{data.name}{SUFFIX}")
+
+
 def is_behind(data: Path) -> bool:
     """Whether the machine went down before all of a data file was synced, so that it needs `recover`."""
     record = read_record(data)
@@ -137,6 +144,7 @@ def is_behind(data: Path) -> bool:
 def recover(data: Path) -> None:
     """Have a data file that no one has open hold what is durable, and nothing else, and forget its record."""
     with disk_errors(data):
+        _unfinished(data).unlink(missing_ok=True)
         record = read_record(data)
         if record is None:
             return
@@ -174,9 +182,18 @@ class Syncer:
     """Syncs the commits of an open LMDB environment at an interval of some `seconds`.
 
     `before_commit`, `committed` and `settle` are called with the `turn` to write; the thread works without it.
+    `lsn_of(txn)` is the last write that a transaction sees.
     """
 
-    def __init__(self, env: Any, path: Path, seconds: float, turn: Any, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        env: Any,
+        path: Path,
+        seconds: float,
+        turn: Any,
+        lsn_of: Callable[[Any], int],
+        error: Exception | None = None,
+    ) -> None:
         self._env = env
         self._path = path
         self._seconds = seconds
@@ -193,6 +210,9 @@ class Syncer:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._seen = 0  # the last transaction of which there was a commit to sync
+        self._lsn_of = lsn_of
+        self.synced_lsn: int | None = None
+        """The last write that was synced; None where all are."""
         self.error = error
         """Why what was written last may never be on the disk: nothing is written any more."""
 
@@ -210,7 +230,7 @@ class Syncer:
             except BaseException:
                 txn.abort()
                 raise
-            self._kept, self._seen = txn, txn.id()
+            self._kept, self._seen, self.synced_lsn = txn, txn.id(), self._lsn_of(txn)
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, name=f"vecstore-sync-{self._path.parent.name}", daemon=True
@@ -248,7 +268,18 @@ class Syncer:
             self._sync()
             self._write(False, self._last.meta)
             self._kept.abort()
-            self._kept = None
+            self._kept = self.synced_lsn = None
+
+    def sync(self, lsn: int) -> None:
+        """Have the writes up to `lsn` synced, which is committed; with or without the turn to write."""
+        while self.synced_lsn is not None and self.synced_lsn < lsn:
+            self._raise_error()
+            try:
+                if not self._step():
+                    time.sleep(0.001)  # its writer is about to call `committed`
+            except Exception as error:
+                self.error = error
+                raise
 
     def close(self) -> None:
         """Sync everything and forget the record; StorageError if that or a sync before it failed. The thread
@@ -335,7 +366,7 @@ class Syncer:
                 txn.abort()
                 raise
             self._kept.abort()
-            self._kept = txn
+            self._kept, self.synced_lsn = txn, self._lsn_of(txn)
             return True
 
     def _sync(self) -> None:
@@ -372,7 +403,7 @@ class Syncer:
 
     def _create(self, record: Record) -> int:
         path = self._path.with_name(self._path.name + SUFFIX)
-        unfinished = path.with_name(f".{path.name}")
+        unfinished = _unfinished(self._path)
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             os.pwrite(fd, bytes(_SLOTS_AT[1] + 4096), 0)  # so that the next ones find room

@@ -114,11 +114,15 @@ def _lost(text: str, slot: int, id_key: bytes | None, payload: bytes | None, vec
     return Lost(Finding("quarantine", text, ids), slot, id_key, payload, vector)
 
 
-def write_quarantine(folder: Path, lsn: int, lost: list[Lost]) -> None:
+def quarantine_path(folder: Path, lsn: int) -> Path:
+    """Where the rows stand that the repair which became the write `lsn` has left out."""
+    return folder / f"quarantine-{lsn}.jsonl"
+
+
+def write_quarantine(path: Path, lost: list[Lost]) -> None:
     """A JSON object a line: `id`, `why`, `slot`, `payload`, and `vector`, which may hold wrong numbers."""
     if not lost:
         return
-    path = folder / f"quarantine-{lsn}.jsonl"
     with disk_errors(path):
         with path.open("w") as file:
             for one in lost:
@@ -129,7 +133,7 @@ def write_quarantine(folder: Path, lsn: int, lost: list[Lost]) -> None:
                 }  # fmt: skip
                 file.write(json.dumps(line, ensure_ascii=False, default=_base64) + "\n")
         sync(path)
-        sync_folder(folder)
+        sync_folder(path.parent)
 
 
 def _readable(payload: bytes | None) -> Any:

@@ -17,7 +17,8 @@ from vecstore.errors import ClosedError, NotADatabaseError, StorageError, Vecsto
 from vecstore.storage import compaction, interval, log
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.config import FORMAT, read_config, upgrade
-from vecstore.storage.environment import Environment, ReplacedError
+from vecstore.storage.environment import Environment
+from vecstore.storage.gate import ReplacedError
 from vecstore.storage.lock import not_replaced
 
 _shared: Final[dict[tuple[int, int], SharedFile]] = {}

@@ -128,10 +128,18 @@ class Store(SharedFile):
         with self._turn(), self.env.reading() as txn:
             source, lost, lsn = repair.salvaged(txn, self.env, self.layout)
             lsn += compaction.LSN_STEP
-            new = self._written(source, lsn)
-            repair.write_quarantine(self.env.path.parent, lsn, lost)
-            with sharing:
-                self._replace(new)
+            new, old = self._written(source, lsn), self.env
+            quarantine = repair.quarantine_path(old.path.parent, lsn)
+            try:
+                repair.write_quarantine(quarantine, lost)
+                with sharing:
+                    self._replace(new)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                if old.still_there():  # nothing was left out
+                    quarantine.unlink(missing_ok=True)
+                raise
+            self.checkpoint.delete()
             return [one.finding for one in lost]
 
     @contextlib.contextmanager

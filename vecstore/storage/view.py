@@ -11,7 +11,8 @@ import numpy.typing as npt
 from vecstore.errors import CorruptionError
 from vecstore.storage import blocks, log
 from vecstore.storage.blocks import Layout
-from vecstore.storage.environment import Environment, ReplacedError
+from vecstore.storage.environment import Environment
+from vecstore.storage.gate import ReplacedError
 from vecstore.storage.log import State
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table

@@ -222,7 +222,7 @@ class ModelCollection(CollectionVerbs):
         """Counts; a model has neither file nor index, so all but what it holds is 0 or None."""
         stored, info = self._readable(), self.info
         nothing: dict[str, Any] = {one.name: 0 for one in fields(Stats)}
-        nothing |= {"degree": 0.0, "index_error": None}
+        nothing |= {"degree": 0.0, "durability": None, "synced_lsn": None, "index_error": None}
         return Stats(
             **nothing
             | {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from vecstore.arguments import MAX_INT_ID, MAX_SEED, MAX_STR_ID
-from vecstore.types import HNSW, Binary, Filter, Flat, Id, IndexConfig, Int4, Int8, Metric, Payload, Quantization
+from vecstore.types import HNSW, IVF, Binary, Filter, Flat, Id, IndexConfig, Int4, Int8, Metric, Payload, Quantization
 
 FIELDS = ("a", "b", "c")
 
@@ -24,6 +24,7 @@ index_configs: st.SearchStrategy[IndexConfig] = st.one_of(
         alpha=st.floats(1, 2),
         seed=st.integers(0, MAX_SEED),
     ),
+    st.builds(IVF, nlist=st.none() | st.integers(1, 200), nprobe=st.integers(1, 200), seed=st.integers(0, MAX_SEED)),
 )
 """The `index` of a new collection."""
 

@@ -49,6 +49,16 @@ class Hnsw(_message.Message):
     seed: int
     def __init__(self, m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., ef: _Optional[int] = ..., alpha: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
+class Ivf(_message.Message):
+    __slots__ = ("nlist", "nprobe", "seed")
+    NLIST_FIELD_NUMBER: _ClassVar[int]
+    NPROBE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    nlist: int
+    nprobe: int
+    seed: int
+    def __init__(self, nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
 class Ids(_message.Message):
     __slots__ = ("numbers", "texts", "text_places")
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -94,20 +104,22 @@ class WriteResult(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., inserted: _Optional[int] = ..., updated: _Optional[int] = ..., deleted: _Optional[int] = ...) -> None: ...
 
 class CollectionInfo(_message.Message):
-    __slots__ = ("name", "dim", "metric", "quantization", "flat", "hnsw")
+    __slots__ = ("name", "dim", "metric", "quantization", "flat", "hnsw", "ivf")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     FLAT_FIELD_NUMBER: _ClassVar[int]
     HNSW_FIELD_NUMBER: _ClassVar[int]
+    IVF_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     metric: Metric
     quantization: Quantization
     flat: Flat
     hnsw: Hnsw
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., quantization: _Optional[_Union[Quantization, str]] = ..., flat: _Optional[_Union[Flat, _Mapping]] = ..., hnsw: _Optional[_Union[Hnsw, _Mapping]] = ...) -> None: ...
+    ivf: Ivf
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., quantization: _Optional[_Union[Quantization, str]] = ..., flat: _Optional[_Union[Flat, _Mapping]] = ..., hnsw: _Optional[_Union[Hnsw, _Mapping]] = ..., ivf: _Optional[_Union[Ivf, _Mapping]] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("info", "exist_ok")
@@ -236,7 +248,7 @@ class GetResponse(_message.Message):
     def __init__(self, rows: _Optional[_Union[Rows, _Mapping]] = ..., missing_places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors", "oversampling", "exact", "ef")
+    __slots__ = ("collection", "queries", "k", "filter", "score_threshold", "with_payload", "with_vectors", "oversampling", "exact", "ef", "nprobe")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +259,7 @@ class SearchRequest(_message.Message):
     OVERSAMPLING_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     EF_FIELD_NUMBER: _ClassVar[int]
+    NPROBE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     queries: Vectors
     k: int
@@ -257,7 +270,8 @@ class SearchRequest(_message.Message):
     oversampling: float
     exact: bool
     ef: int
-    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Vectors, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., score_threshold: _Optional[float] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ..., oversampling: _Optional[float] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ...) -> None: ...
+    nprobe: int
+    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Vectors, _Mapping]] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., score_threshold: _Optional[float] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ..., oversampling: _Optional[float] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ..., nprobe: _Optional[int] = ...) -> None: ...
 
 class Hits(_message.Message):
     __slots__ = ("rows", "scores")
@@ -426,7 +440,7 @@ class StatsRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class StatsResponse(_message.Message):
-    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error", "checkpoint_lsn")
+    __slots__ = ("info", "index", "count", "dead", "lsn", "vector_bytes", "row_bytes", "id_bytes", "log_bytes", "free_bytes", "file_bytes", "code_bytes", "quantization", "linked", "tail", "tombstones", "pilots", "degree", "link_bytes", "index_bytes", "index_error", "checkpoint_lsn", "durability", "synced_lsn", "lists")
     INFO_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -449,6 +463,9 @@ class StatsResponse(_message.Message):
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEX_ERROR_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_LSN_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_LSN_FIELD_NUMBER: _ClassVar[int]
+    LISTS_FIELD_NUMBER: _ClassVar[int]
     info: CollectionInfo
     index: str
     count: int
@@ -471,7 +488,10 @@ class StatsResponse(_message.Message):
     index_bytes: int
     index_error: str
     checkpoint_lsn: int
-    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ..., checkpoint_lsn: _Optional[int] = ...) -> None: ...
+    durability: str
+    synced_lsn: int
+    lists: int
+    def __init__(self, info: _Optional[_Union[CollectionInfo, _Mapping]] = ..., index: _Optional[str] = ..., count: _Optional[int] = ..., dead: _Optional[int] = ..., lsn: _Optional[int] = ..., vector_bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., id_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., code_bytes: _Optional[int] = ..., quantization: _Optional[str] = ..., linked: _Optional[int] = ..., tail: _Optional[int] = ..., tombstones: _Optional[int] = ..., pilots: _Optional[int] = ..., degree: _Optional[float] = ..., link_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., index_error: _Optional[str] = ..., checkpoint_lsn: _Optional[int] = ..., durability: _Optional[str] = ..., synced_lsn: _Optional[int] = ..., lists: _Optional[int] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
     __slots__ = ("collection",)

@@ -7,11 +7,10 @@ from typing import Any, Final, Literal
 
 from vecstore.errors import InvalidArgumentError
 from vecstore.types import (
-    HNSW,
+    INDEX_KINDS,
     Binary,
     CollectionInfo,
     Finding,
-    Flat,
     IndexConfig,
     Int4,
     Int8,
@@ -30,7 +29,6 @@ _QUANTIZATIONS: Final[dict[Quantization | None, Any]] = {
     Binary(): pb.QUANTIZATION_BINARY,
 }
 _QUANTIZATION_KINDS: Final = {number: kind for kind, number in _QUANTIZATIONS.items()}
-_HNSW_NAMES: Final = tuple(one.name for one in dataclasses.fields(HNSW))
 _METRICS: Final[dict[Metric, Any]] = {"cosine": pb.METRIC_COSINE, "dot": pb.METRIC_DOT, "l2": pb.METRIC_L2}
 _METRIC_NAMES: Final = {number: name for name, number in _METRICS.items()} | {pb.METRIC_UNSPECIFIED: "cosine"}
 
@@ -64,18 +62,21 @@ def read_creation(message: pb.CollectionInfo) -> dict[str, Any]:
 
 
 def _write_index(index: IndexConfig, into: pb.CollectionInfo) -> None:
-    if isinstance(index, Flat):
-        into.flat.SetInParent()
-        return
-    for name in _HNSW_NAMES:
-        setattr(into.hnsw, name, getattr(index, name))
+    kind = next(name for name, cls in INDEX_KINDS.items() if isinstance(index, cls))
+    message = getattr(into, kind)
+    message.SetInParent()
+    for name, value in dataclasses.asdict(index).items():
+        if value is not None:
+            setattr(message, name, value)
 
 
 def _read_index(message: pb.CollectionInfo) -> IndexConfig | None:
-    if message.HasField("hnsw"):
-        hnsw = message.hnsw
-        return HNSW(**{name: getattr(hnsw, name) for name in _HNSW_NAMES if hnsw.HasField(name)})
-    return Flat() if message.HasField("flat") else None
+    kind = message.WhichOneof("index")
+    if kind is None:
+        return None
+    made, given = INDEX_KINDS[kind], getattr(message, kind)
+    names = [one.name for one in dataclasses.fields(made)]
+    return made(**{name: getattr(given, name) for name in names if given.HasField(name)})
 
 
 def _read_metric(number: int) -> Metric:
@@ -103,7 +104,7 @@ def read_result(message: pb.WriteResult) -> WriteResult:
 
 
 _STATS: Final = tuple(one.name for one in dataclasses.fields(Stats) if one.name not in ("name", "dim", "metric"))
-_MAYBE_NONE: Final = ("quantization", "index_error")
+_MAYBE_NONE: Final = ("quantization", "durability", "synced_lsn", "index_error")
 
 
 def write_stats(stats: Stats, info: CollectionInfo) -> pb.StatsResponse:

@@ -1,0 +1,134 @@
+"""What searches of every index share: exact scans of few rows, thresholds, and rows that have gone meanwhile."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.index import flat
+from vecstore.index.flat import Floats, Found, Rows
+from vecstore.index.following import Following, S
+from vecstore.index.nodes import Slots
+
+# Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
+FIT_FROM: Final = 1000
+
+NO_FIGURES: Final[dict[str, Any]] = {
+    "linked": 0, "tail": 0, "tombstones": 0, "pilots": 0, "degree": 0.0, "lists": 0, "code_bytes": 0, "link_bytes": 0,
+    "index_bytes": 0,
+}  # fmt: skip
+"""What `stats()` tells of an index that has nothing of a kind."""
+
+
+class Answering(Following[S]):
+    """Searches from many threads, while one of them or another follows the writes and another looks after the index."""
+
+    @abc.abstractmethod
+    def _scans_rows(self, matches: int, effort: int | None) -> bool:
+        """Whether so few rows match that their exact scores are the quickest way."""
+
+    @abc.abstractmethod
+    def _best(
+        self,
+        graph: S,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        effort: int | None,
+        oversampling: float | None,
+        threads: int | None,
+    ) -> tuple[Any, Any, Any]:
+        """Slots and scores `(n, k)` of the best rows, and `(n, 2)` how many were found and scored."""
+
+    # -- searching -------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        *,
+        effort: int | None = None,
+        threshold: float | None = None,
+        oversampling: float | None = None,
+        threads: int | None = None,
+        lsn: int | None = None,
+    ) -> Found:
+        """The k best rows for each of `(n, dim)` queries among the `matches` slots whose bit in `allowed` is set.
+
+        Fewer than k only where fewer match or, with a `threshold`, reach it. `effort` is how far a search goes, in the
+        terms of the index: the ef of a graph, the nprobe of lists. `lsn` is the write that the caller sees, if others
+        may bring the index further up meanwhile.
+        """
+        graph = self.graph
+        if graph is None or self._scans_rows(matches, effort):
+            return flat.search(rows, allowed, queries, k, threshold, threads)
+        k = min(k, max(1, matches))
+        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, effort, oversampling, threads)
+        if threshold is None and all_full(counts, k):
+            found = list(zip(slots, scores, strict=True))
+        else:
+            found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
+        if lsn is None or lsn >= self._removed_at:
+            return found
+        return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
+
+    def _with_removed(
+        self,
+        found: Found,
+        lsn: int,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        queries: Floats,
+        k: int,
+        threshold: float | None,
+        threads: int | None,
+    ) -> Found:
+        """What was found, and the rows that are there at `lsn`, but that the graph has lost since: by exact scores."""
+        since, known = self._removals
+        if lsn < since:
+            return flat.search(rows, allowed, queries, k, threshold, threads)
+        lost = np.unique(np.concatenate([slots for at, slots in known if at > lsn]))
+        lost = lost[lost < rows.slots]
+        lost = lost[(allowed[lost >> 3] >> (lost & 7).astype(np.uint8)) & 1 != 0].astype(np.int32)
+        if not len(lost):
+            return found
+        return [
+            flat.best_of(rows, query, np.union1d(slots, lost), k, threshold)
+            for query, (slots, _) in zip(queries, found, strict=True)
+        ]
+
+    def arrays_of_best(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        effort: int | None,
+        threads: int | None,
+    ) -> tuple[Any, Any]:
+        """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
+        graph = self.graph
+        assert graph is not None
+        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, effort, None, threads)
+        return slots, scores
+
+
+def all_full(counts: Slots, k: int) -> bool:
+    """Whether k were found for each query."""
+    return (counts.item(0) if len(counts) == 1 else counts[:, 0].min(initial=k)) == k
+
+
+def _cut(slots: Any, scores: Any, threshold: float | None) -> tuple[Any, Any]:
+    if threshold is None:
+        return slots, scores
+    count = int(np.count_nonzero(scores.astype(np.float64) >= threshold))
+    return slots[:count], scores[:count]

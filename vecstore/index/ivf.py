@@ -1,0 +1,350 @@
+"""The lists of one collection: how they are begun, filled, split and merged, and how a search of them is planned.
+
+While there are few rows they are scanned exactly. From FIT_FROM rows on there are codes, from TRAIN_FROM on lists. The
+work on lists comes in steps: `prepare` takes what a step needs of the rows, `link` does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.index import kmeans
+from vecstore.index.answering import FIT_FROM, Answering, all_full
+from vecstore.index.arrays import Coder, Floats, Ints
+from vecstore.index.blocks import Lists, Longs
+from vecstore.index.fitting import fitted
+from vecstore.index.flat import Rows, gathered
+from vecstore.index.lists import InvertedFile, centroids_of, encoded
+from vecstore.index.nodes import Slots
+from vecstore.index.parallel import cpus, over_ranges
+from vecstore.types import IVF, Metric, Quantization
+
+# Fewer rows are scanned, by their codes, in the time that it takes to choose lists.
+TRAIN_FROM: Final = 4096
+# Rows for each centroid that is trained, and times that they are held against them.
+SAMPLES, ITERATIONS = 64, 8
+LISTS_PER_ROOT: Final = 2.0
+# Rows that are filed at once: what a step reads while a write that has to grow the file may wait for it.
+BATCH: Final = 32_768
+# A list is split when it is so many times as long as they should be on average, and dissolved below such a share.
+LONGEST, SHORTEST = 4.0, 1 / 8
+LEAST_LONGEST: Final = 128
+# A split leaves this share of a list at least on either side: what it would cut off else would be dissolved again.
+LEAST_HALF: Final = 0.1
+# Lists nearby that are looked through for rows that are nearer to the centroids of a split.
+NEARBY: Final = 12
+# A list is written anew without the rows that have gone when they are such a share of it.
+DEAD_SHARE: Final = 1 / 4
+
+# Candidates rescored for each hit at most, and at least, unless the search says otherwise, by kind of codes.
+OVERSAMPLING: Final = {"list-binary": (12.0, 2.0), "int8": (3.0, 1.5), "int4": (4.0, 2.0), "float32": (1.0, 1.0)}
+# What strategies cost, in ns at d = 384: an exact score of a row read at random, a place of a list, a list with its
+# share of centroids to choose from.
+ROW, PLACE, LIST = 120.0, {"list-binary": 3.0, "int8": 12.0, "int4": 12.0, "float32": 40.0}, 200.0
+
+
+class Plan(NamedTuple):
+    """How queries are answered: lists that are scanned, rows rescored at most and at least, and threads."""
+
+    probes: int
+    depth: int
+    least: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step on lists has of the rows: those with `slots` at `places`, of the first `of_tail` places of the tail
+    or of the lists `around`, of which the first is to be split, dissolved or written anew."""
+
+    do: str
+    vectors: Floats
+    norms: Floats
+    slots: Longs
+    places: Longs
+    of_tail: int = 0
+    around: tuple[int, ...] = ()
+
+
+class IvfIndex(Answering[InvertedFile]):
+    """Searches from many threads, while one of them or another follows the writes and another looks after the lists."""
+
+    def __init__(self, config: IVF, quantization: Quantization | None, dim: int, metric: Metric) -> None:
+        super().__init__(config, quantization, dim, metric)
+        if self.kind == "binary":
+            self.kind = "list-binary"
+        self._planned: tuple[Any, Plan] = (None, Plan(0, 0, 0, 1))
+        self._step: Step | None = None
+
+    @staticmethod
+    def scans(count: int) -> bool:
+        """Whether so few rows are scanned exactly, without codes."""
+        return count < FIT_FROM
+
+    def _made(self, config: Any, coder: Coder, fitted_on: int) -> InvertedFile:
+        return InvertedFile(config, coder, self.metric, fitted_on)
+
+    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> InvertedFile | None:
+        if len(slots) < FIT_FROM:
+            return None
+        made = self._made(config, fitted(self.kind, rows, slots, self.metric), len(slots))
+        made.add(rows, slots, threads)
+        return made
+
+    # -- the work on lists -----------------------------------------------------------------------------------
+
+    @property
+    def to_link(self) -> int:
+        """Rows that wait to be filed: none as long as there are few in all."""
+        lists = self.graph
+        if lists is None or (not lists.trained and lists.arrays.count < TRAIN_FROM):
+            return 0
+        return lists.arrays.tail_size
+
+    def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
+        """Take what the next step needs of the rows as they are at `lsn`."""
+        with self._following:
+            del count
+            if lsn == self._lsn and self.graph is not None and self._step is None:
+                self._step = self._next_step(self.graph, rows, live)
+
+    def link(self, threads: int | None = None) -> int:
+        """Do the step that was prepared; how much is left to be done."""
+        step, self._step = self._step, None
+        lists, threads = self.graph, threads or cpus()
+        if lists is None:
+            return 0
+        if step is not None:
+            with lists.filing():
+                _do(step, lists, threads)
+            self.work += len(step.slots)
+        return self.to_link + len(self._due(lists))
+
+    def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
+        if not self.to_link and not lists.trained:
+            return None
+        if not lists.trained:
+            slots = live()
+            wanted = SAMPLES * lists_for(len(slots), lists.config)
+            if len(slots) > wanted:
+                rng = np.random.default_rng(lists.config.seed)
+                slots = np.sort(rng.choice(slots, wanted, replace=False, shuffle=False))
+            return Step("train", *gathered(rows, slots), slots, slots)
+        if lists.arrays.tail_size:
+            slots, places, n = lists.waiting(BATCH)
+            return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
+        due = self._due(lists)
+        if not due:
+            return None
+        do, one = due[0]
+        near = () if do == "rewrite" else nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
+        members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
+        slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
+        return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
+
+    def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
+        """Lists that are too long, too short, or of rows that have gone."""
+        sizes = lists.arrays.sizes
+        if not len(sizes):
+            return []
+        live = sizes - lists.dead
+        average = average_length(int(live.sum()), lists.config, len(sizes))
+        longest = max(LEAST_LONGEST, LONGEST * average)
+        due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, lists.limits))]
+        due += [("rewrite", int(one)) for one in np.flatnonzero(lists.dead > np.maximum(8, DEAD_SHARE * sizes))]
+        if len(sizes) > 1 and lists.config.nlist is None:
+            due += [("dissolve", int(one)) for one in np.flatnonzero(live < SHORTEST * average)[:1]]
+        return due
+
+    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
+        """Codes stay: centroids follow the rows."""
+        del rows, lsn, live
+        return False
+
+    @property
+    def crowded(self) -> bool:
+        """Never so crowded by rows that have gone that it could not wait."""
+        return False
+
+    def settle(self, threads: int | None = None) -> None:
+        """Upkeep is done by steps."""
+
+    def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
+        """New lists of the rows at `lsn` take the place of the old ones, where nobody writes meanwhile."""
+        made = self.begun(rows, live, seed, threads=threads)
+        self.replace(made, lsn, rows, lsn, lambda: live, lambda _: None)
+        left = 1
+        while left:
+            self.prepare(rows, lsn, len(live), lambda: live)
+            left = self.link(threads)
+
+    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> InvertedFile | None:
+        """A new inverted file of some rows, without lists yet, for `replace`."""
+        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
+        return self._new_graph(rows, live, threads or cpus(), config)
+
+    def link_all(self, graph: Any, **options: Any) -> None:
+        """Lists are begun where they are searched: they need the rows."""
+
+    # -- searching -------------------------------------------------------------------------------------------
+
+    def _scans_rows(self, matches: int, effort: int | None) -> bool:
+        return matches <= FIT_FROM and matches * ROW <= (effort or self.config.nprobe) * LIST * 4
+
+    def _best(
+        self,
+        graph: InvertedFile,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        queries: Floats,
+        k: int,
+        effort: int | None,
+        oversampling: float | None,
+        threads: int | None,
+    ) -> tuple[Any, Any, Any]:
+        arrays = graph.arrays
+        asked = (arrays.serial, matches, k, effort, oversampling, len(queries), threads)
+        known, plan = self._planned  # most searches ask what the last one did
+        if asked != known:
+            plan = self._plan(arrays, *asked[1:])
+            self._planned = (asked, plan)
+        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
+        # The lists that were scanned may hold too few that match: those queries scan all.
+        if plan.probes < len(arrays.heads) and not all_full(counts, k):
+            short = np.flatnonzero(counts[:, 0] < k)
+            every = plan._replace(probes=1 << 20, threads=1)
+            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
+            slots[short], scores[short], counts[short] = again
+        return slots, scores, counts
+
+    def _plan(
+        self,
+        arrays: Lists,
+        matches: int,
+        k: int,
+        effort: int | None,
+        oversampling: float | None,
+        count: int,
+        threads: int | None,
+    ) -> Plan:
+        most, least = OVERSAMPLING[self.kind] if oversampling is None else (oversampling, oversampling)
+        depth = max(k, math.ceil(k * most))
+        lists, live = len(arrays.heads), max(1, arrays.count)
+        probes = effort or self.config.nprobe
+        if matches < live:
+            probes = math.ceil(probes * live / max(1, matches))
+        probes = min(probes, lists)
+        if threads is None:
+            scanned = arrays.tail_size + (arrays.linked * probes / lists if lists else 0)
+            cost = probes * LIST + scanned * PLACE[self.kind]
+            threads = min(cpus(), count, max(1, int(cost * count / 400_000)))
+        return Plan(probes, depth, min(depth, math.ceil(k * least)), threads)
+
+    def figures(self) -> dict[str, Any]:
+        """What `stats()` tells of the index."""
+        return {} if self.graph is None else self.graph.figures()
+
+
+def lists_for(count: int, config: IVF) -> int:
+    """Lists for so many rows."""
+    return max(1, min(count, config.nlist or round(LISTS_PER_ROOT * math.sqrt(count))))
+
+
+def average_length(count: int, config: IVF, lists: int) -> float:
+    """How long lists of so many rows should be: as many as were asked for, or as suit them."""
+    return count / (lists if config.nlist else lists_for(max(1, count), config))
+
+
+def nearest_lists(centroids: Floats, one: int, metric: Metric, count: int) -> tuple[int, ...]:
+    """The lists whose centroids are nearest to that of one, without itself."""
+    products = centroids @ centroids[one]
+    scores = products if metric == "cosine" else products - np.einsum("ij,ij->i", centroids, centroids) / 2
+    scores[one] = -np.inf
+    return tuple(int(x) for x in np.argsort(-scores, kind="stable")[: min(count, len(centroids) - 1)])
+
+
+def unit_rows(vectors: Floats, norms: Floats, metric: Metric) -> Floats:
+    """Rows as k-means takes them: of length 1 under cosine."""
+    return vectors / norms[:, None] if metric == "cosine" else vectors
+
+
+def _do(step: Step, lists: InvertedFile, threads: int) -> None:
+    metric, arrays = lists.metric, lists.arrays
+    coder, centroids = arrays.coder, arrays.centroids
+    points = unit_rows(step.vectors, step.norms, metric)
+    if step.do == "train":
+        count = lists_for(arrays.count, lists.config)
+        lists.begin_lists(kmeans.train(
+            points, count, metric, lists.config.seed, iterations=ITERATIONS, threads=threads
+        ))  # fmt: skip
+        return
+    emptied: list[int] = []
+    dropped = None
+    if step.do == "file":
+        labels, _ = kmeans.assign(points, centroids, metric, threads=threads)
+        chosen = np.arange(len(labels))
+    elif step.do == "rewrite":
+        emptied = [step.around[0]]
+        labels, chosen = np.full(len(step.slots), step.around[0], np.int32), np.arange(len(step.slots))
+    elif step.do == "dissolve":
+        dropped, last = step.around[0], len(centroids) - 1
+        among = np.array(step.around[1:], np.int32)
+        labels = among[kmeans.assign(points, centroids[among], metric, threads=threads)[0]]
+        labels[labels == last] = dropped
+        emptied, chosen = [dropped], np.arange(len(labels))
+        centroids = centroids.copy()
+        centroids[dropped] = centroids[last]
+        centroids = centroids[:last].copy()
+    else:
+        parted = _split(step, lists, points, threads)
+        if parted is None:
+            lists.limits[step.around[0]] = 2 * arrays.sizes[step.around[0]]
+            return
+        labels, chosen, emptied, centroids = parted
+    kept = None if step.do in ("file", "rewrite") else centroids_of(coder, centroids)
+    offsets = arrays.offsets if kept is None else kept["offsets"]
+    slots, places, labels = step.slots[chosen], step.places[chosen], labels[chosen]
+    codes = np.empty((len(chosen), coder.code_bytes), np.uint8)
+    terms = np.empty((len(chosen), coder.terms_count), np.float32)
+
+    def work(first: int, last: int) -> None:
+        some = chosen[first:last]
+        codes[first:last], terms[first:last] = encoded(
+            coder, step.vectors[some], step.norms[some], labels[first:last], offsets
+        )
+
+    over_ranges(len(chosen), 256, threads if len(chosen) > 1024 else 1, work)
+    lists.put(
+        slots, places, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept, dropped=dropped
+    )  # fmt: skip
+
+
+def _split(
+    step: Step, lists: InvertedFile, points: Floats, threads: int
+) -> tuple[Ints, npt.NDArray[np.int64], list[int], Floats] | None:
+    """New labels of the rows around a list, which of them are in lists that change, those, and new centroids. None if
+    its rows do not part in two: they may be equal."""
+    arrays, metric, one = lists.arrays, lists.metric, step.around[0]
+    owners = lists.owners(step.places)
+    own = np.flatnonzero(owners == one)
+    pair = kmeans.train(points[own], 2, metric, lists.config.seed + one, iterations=ITERATIONS, threads=1)
+    halves = np.bincount(kmeans.assign(points[own], pair, metric, threads=1)[0], minlength=2)
+    if halves.min() < LEAST_HALF * len(own):
+        return None
+    centroids = np.concatenate([arrays.centroids, pair[1:]])
+    centroids[one] = pair[0]
+    among = np.array([one, len(centroids) - 1, *step.around[1:]], np.int32)
+    labels = among[kmeans.assign(points, centroids[among], metric, threads=threads)[0]]
+    # Rows of the lists nearby move to the new ones or stay; where none moves, the list stays as it is.
+    stay = (owners != one) & (labels != one) & (labels != len(centroids) - 1)
+    labels[stay] = owners[stay]
+    changed = np.union1d([one], owners[(owners != one) & ~stay])
+    return labels, np.flatnonzero(np.isin(owners, changed)), [int(x) for x in changed], centroids

@@ -1,0 +1,469 @@
+"""An inverted file: rows in lists by the nearest of some centroids, which grow, split and merge while searches run.
+
+New rows are a tail that searches scan, until `put` has them in lists. Lists that grow too long are split,
+rows of lists nearby that are nearer to the new centroids move there, and short lists are dissolved (SPFresh / LIRE: Xu
+et al., SOSP 2023), so that lists follow the data and nothing is ever trained anew.
+
+Searches take the current `Lists` and no lock. Whatever moves rows writes new blocks, and puts them in the place of the
+old ones at once with new `Lists`; old blocks are used again when nobody holds `Lists` that know them. `_changing` is
+held for changes of rows, `_filing` for changes of lists; whoever takes both takes `_filing` first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
+from vecstore.index.blocks import Blocks, ListRoom, Lists, Longs, places_of
+from vecstore.index.flat import METRICS, Rows, gathered
+from vecstore.index.parallel import over_ranges
+from vecstore.kernels import lists as kernels
+from vecstore.kernels.twins import BLOCK_ROWS
+from vecstore.quantization import ListBinary
+from vecstore.types import IVF, Metric
+
+CHUNK: Final = 2048
+NOWHERE: Final = -1
+IN_TAIL: Final = -2
+"""The place of row i of the tail is IN_TAIL - i; of a row in a list, 32 * block + row."""
+
+ENTRIES: Final = {
+    "list-binary": kernels.search_listed,
+    "int8": kernels.search_int8,
+    "int4": kernels.search_int4,
+    "float32": kernels.search_float32,
+}
+
+
+class InvertedFile:
+    """Rows of a collection in lists; see the module."""
+
+    def __init__(self, config: IVF, coder: Coder, metric: Metric, fitted_on: int) -> None:
+        self.config, self.metric, self.fitted_on = config, metric, fitted_on
+        self._search = ENTRIES[coder.kind].compiled()
+        self._rooms: deque[ListRoom] = deque(maxlen=64)
+        self._changing = threading.RLock()
+        self._filing = threading.Lock()
+        self._places = np.full(0, NOWHERE, np.int32)
+        """By slot."""
+        self.dead: Ints = np.zeros(0, np.int32)
+        """Places of each list whose rows are gone."""
+        self.limits: Ints = np.zeros(0, np.int32)
+        """How long each list may be at least: more than others, where a split did not part its rows."""
+        self._owners: Ints = np.zeros(0, np.int32)
+        """The list of each block."""
+        self._free: list[int] = []
+        # Lists that were replaced and may still be searched, and the blocks that only they know, the oldest first.
+        self._past: deque[tuple[weakref.ref[Lists], list[int]]] = deque()
+        nothing = np.zeros(0, np.int32)
+        self.arrays = Lists.of(
+            coder=coder, pool=Blocks.empty(coder, 0), chain=nothing, heads=nothing, lasts=nothing, sizes=nothing,
+            tail=Blocks.empty(coder, 0), tail_size=0,
+            **centroids_of(coder, np.zeros((0, coder.dim), np.float32)),
+        )  # fmt: skip
+
+    # -- rows that come and go -------------------------------------------------------------------------------
+
+    def add(self, rows: Rows, slots: Longs, threads: int) -> None:
+        """Rows that have no place, at the end of the tail: searches that begin from now on find them."""
+        if not len(slots):
+            return
+        with self._changing:
+            arrays, n = self.arrays, len(slots)
+            coder, first = arrays.coder, arrays.tail_size
+            needed = -(-(first + n) // BLOCK_ROWS)
+            tail = arrays.tail
+            if needed > len(tail):
+                tail = tail.grown(coder, max(needed, len(tail) * 5 // 4))
+            codes, terms = np.empty((n, coder.code_bytes), np.uint8), np.empty((n, coder.terms_count), np.float32)
+
+            def work(start: int, stop: int) -> None:
+                for begin in range(start, stop, CHUNK):
+                    some = slice(begin, min(begin + CHUNK, stop))
+                    vectors, norms = gathered(rows, slots[some])
+                    codes[some], terms[some] = encoded(coder, vectors, norms, None, arrays.offsets)
+
+            over_ranges(n, CHUNK, threads if n > CHUNK else 1, work)
+            places = first + np.arange(n, dtype=np.int64)
+            tail.put(coder, places, codes, terms)
+            tail.slots.reshape(-1)[places] = slots
+            self._know(int(slots.max()) + 1)
+            self._places[slots] = IN_TAIL - places
+            self._become(arrays.changed(tail=tail, tail_size=first + n))
+
+    def remove(self, slots: Longs) -> None:
+        """The rows of some slots are gone from now on; slots without a row are passed over."""
+        with self._changing:
+            slots = slots[slots < len(self._places)]
+            places = self._places[slots].astype(np.int64)
+            self._places[slots] = NOWHERE
+            arrays = self.arrays
+            arrays.tail.slots.reshape(-1)[IN_TAIL - places[places <= IN_TAIL]] = -1
+            filed = places[places >= 0]
+            arrays.pool.slots.reshape(-1)[filed] = -1
+            np.add.at(self.dead, self._owners[filed // BLOCK_ROWS], 1)
+
+    def _know(self, slots: int) -> None:
+        if slots > len(self._places):
+            grown = np.full(max(slots, len(self._places) * 5 // 4), NOWHERE, np.int32)
+            grown[: len(self._places)] = self._places
+            self._places = grown
+
+    def changing(self) -> contextlib.AbstractContextManager[Any]:
+        """Rows come and go only by this thread."""
+        return self._changing
+
+    def renumber_slots(self, numbers: Longs) -> None:
+        """The row of slot s has the slot `numbers[s]` from now on; -1 for slots without a row."""
+        with self._changing:
+            arrays = self.arrays
+            made = []
+            for old in (arrays.pool, arrays.tail):
+                slots = old.slots.copy()
+                slots[old.slots >= 0] = numbers[old.slots[old.slots >= 0]]
+                made.append(Blocks(old.codes, old.terms, slots))
+            self._become(arrays.changed(pool=made[0], tail=made[1]))
+            self._find_places()
+
+    def _find_places(self) -> None:
+        arrays = self.arrays
+        filed = self._filed()
+        slots = arrays.pool.slots.reshape(-1)[filed]
+        waiting = arrays.tail.slots.reshape(-1)[: arrays.tail_size]
+        self._places = np.full(1 + max(slots.max(initial=-1), waiting.max(initial=-1)), NOWHERE, np.int32)
+        self._places[slots[slots >= 0]] = filed[slots >= 0]
+        there = np.flatnonzero(waiting >= 0)
+        self._places[waiting[there]] = IN_TAIL - there
+
+    def _filed(self) -> Longs:
+        """The places of all lists."""
+        places = [self.arrays.places(one) for one in range(len(self.arrays.heads))]
+        return np.concatenate([np.zeros(0, np.int64), *places])
+
+    def slots_in_order(self) -> Longs:
+        """The slots of all rows, those of one list next to each other."""
+        with self._changing:
+            arrays = self.arrays
+            filed = arrays.pool.slots.reshape(-1)[self._filed()]
+            slots = np.concatenate([filed, arrays.tail.slots.reshape(-1)[: arrays.tail_size]])
+            return slots[slots >= 0].astype(np.int64)
+
+    def owners(self, places: Longs) -> Ints:
+        """The lists of some places of theirs."""
+        return self._owners[places // BLOCK_ROWS]
+
+    # -- lists -----------------------------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> bool:
+        """Whether there are lists."""
+        return len(self.arrays.heads) > 0
+
+    def begin_lists(self, centroids: Floats) -> None:
+        """Empty lists of some centroids `(lists, dim)`, where there are none yet."""
+        with self._changing:
+            none = np.full(len(centroids), -1, np.int32)
+            self.dead, self.limits = (np.zeros(len(centroids), np.int32) for _ in range(2))
+            arrays = self.arrays
+            self._become(
+                arrays.changed(
+                    heads=none, lasts=none.copy(), sizes=np.zeros(len(centroids), np.int32),
+                    **centroids_of(arrays.coder, centroids),
+                )
+            )  # fmt: skip
+
+    def places_of(self, slots: Longs) -> Longs:
+        """The places of some slots, NOWHERE for those without a row."""
+        known = slots < len(self._places)
+        return np.where(known, self._places[np.where(known, slots, 0)], NOWHERE).astype(np.int64)
+
+    @property
+    def known(self) -> int:
+        """Slots that have a place."""
+        return int(np.count_nonzero(self._places != NOWHERE))
+
+    def filing(self) -> contextlib.AbstractContextManager[Any]:
+        """Lists change only by this thread."""
+        return self._filing
+
+    def members(self, one: int) -> tuple[Longs, Longs]:
+        """Slots of the rows of a list, and their places."""
+        with self._changing:
+            places = self.arrays.places(one)
+            slots = self.arrays.pool.slots.reshape(-1)[places].astype(np.int64)
+            return slots[slots >= 0], places[slots >= 0]
+
+    def waiting(self, most: int) -> tuple[Longs, Longs, int]:
+        """Slots and places of the first rows of the tail, and how much of it they are."""
+        with self._changing:
+            arrays = self.arrays
+            n = arrays.tail_size if arrays.tail_size <= most else most // BLOCK_ROWS * BLOCK_ROWS
+            slots = arrays.tail.slots.reshape(-1)[:n].astype(np.int64)
+            there = np.flatnonzero(slots >= 0)
+            return slots[there], IN_TAIL - there, n
+
+    def put(
+        self,
+        slots: Longs,
+        places: Longs,
+        lists: Ints,
+        codes: Codes,
+        terms: Floats,
+        *,
+        of_tail: int = 0,
+        emptied: list[int] | None = None,
+        centroids: dict[str, Any] | None = None,
+        dropped: int | None = None,
+    ) -> None:
+        """Rows that had `places` into lists, as codes relative to them, in one step.
+
+        Rows that have gone meanwhile are left out. `of_tail` places of the tail are gone then, and the blocks of the
+        lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists
+        from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers.
+        """
+        with self._changing:
+            self._reclaim()
+            alive = np.flatnonzero(self._places[slots] == places)
+            order = alive[np.argsort(lists[alive], kind="stable")]
+            slots, lists, codes, terms = slots[order], lists[order].astype(np.int64), codes[order], terms[order]
+            arrays = self.arrays
+            heads, lasts, sizes = arrays.heads.copy(), arrays.lasts.copy(), arrays.sizes.copy()
+            dead, limits, retired = self.dead.copy(), self.limits.copy(), []
+            for one in emptied or []:
+                retired += (arrays.places(one)[::BLOCK_ROWS] // BLOCK_ROWS).tolist()
+                heads[one] = lasts[one] = -1
+                sizes[one] = dead[one] = 0
+            new = 0 if centroids is None else len(centroids["centroids"])
+            if dropped is not None:
+                for of in (heads, lasts, sizes, dead, limits):
+                    of[dropped] = of[-1]
+                self._owners[self._owners == len(heads) - 1] = dropped
+            if centroids is not None:
+                heads, lasts, sizes, dead, limits = (
+                    np.concatenate([of[:new], np.full(max(0, new - len(of)), fill, np.int32)])
+                    for of, fill in ((heads, -1), (lasts, -1), (sizes, 0), (dead, 0), (limits, 0))
+                )
+            wanted = np.bincount(lists, minlength=len(heads))
+            before = sizes.astype(np.int64)
+            first_new = -(-before // BLOCK_ROWS)
+            more = -(-(before + wanted) // BLOCK_ROWS) - first_new
+            pool, chain = self._with_blocks(arrays, int(more.sum()))
+            into = np.empty(len(lists), np.int64)
+            start = 0
+            for one in np.flatnonzero(wanted).tolist():
+                count, size = int(wanted[one]), int(before[one])
+                blocks, partly = [self._free.pop() for _ in range(int(more[one]))], size % BLOCK_ROWS
+                self._owners[blocks] = one
+                links = [int(lasts[one]), *blocks] if heads[one] >= 0 else blocks
+                chain[links[:-1]] = links[1:]
+                spots = [int(lasts[one]), *blocks] if partly else blocks
+                into[start : start + count] = places_of(np.array(spots, np.int64), partly + count)[partly:]
+                if blocks:
+                    heads[one] = blocks[0] if heads[one] < 0 else heads[one]
+                    lasts[one] = blocks[-1]
+                sizes[one] += count
+                start += count
+            pool.put(arrays.coder, into, codes, terms)
+            pool.slots.reshape(-1)[into] = slots
+            changes: dict[str, Any] = {"pool": pool, "chain": chain, "heads": heads, "lasts": lasts, "sizes": sizes}
+            if of_tail:
+                changes |= self._rest_of_tail(arrays, of_tail)
+            if centroids is not None:
+                changes |= centroids
+            self._places[slots] = into
+            self.dead, self.limits = dead, limits
+            self._become(arrays.changed(**changes), retired)
+
+    def _rest_of_tail(self, arrays: Lists, gone: int) -> dict[str, Any]:
+        """The tail without its first places, which are whole blocks unless it is the whole tail."""
+        left, last = arrays.tail_size - gone, -(-arrays.tail_size // BLOCK_ROWS)
+        tail = arrays.tail.behind(arrays.coder, min(-(-gone // BLOCK_ROWS), last), last)
+        moved = tail.slots.reshape(-1)[:left]
+        there = np.flatnonzero(moved >= 0)
+        self._places[moved[there]] = IN_TAIL - there
+        return {"tail": tail, "tail_size": left}
+
+    def _with_blocks(self, arrays: Lists, more: int) -> tuple[Blocks, Ints]:
+        """Pool and chain with so many free blocks at least."""
+        pool, chain = arrays.pool, arrays.chain
+        if more > len(self._free):
+            old = len(pool)
+            size = max(old + more - len(self._free), old * 5 // 4)
+            pool = pool.grown(arrays.coder, size)
+            chain = np.concatenate([chain, np.full(size - old, -1, np.int32)])
+            self._owners = np.concatenate([self._owners, np.full(size - old, -1, np.int32)])
+            self._free = list(range(size - 1, old - 1, -1)) + self._free
+        return pool, chain
+
+    def _become(self, arrays: Lists, retired: list[int] | None = None) -> None:
+        self._past.append((weakref.ref(self.arrays), retired or []))
+        self.arrays = arrays
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Blocks that nobody can search any more are free, and their slots empty."""
+        while self._past and self._past[0][0]() is None:
+            blocks = self._past.popleft()[1]
+            if blocks:
+                self.arrays.pool.slots[blocks] = -1
+                self._free += blocks
+
+    # -- searching -------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        queries: Floats,
+        k: int,
+        probes: int,
+        depth: int,
+        least: int,
+        threads: int,
+    ) -> tuple[Ints, Floats, Longs]:
+        """Slots and exact scores `(n, k)` of the best rows, and their number and that of the places scanned, `(n, 2)`.
+
+        Only slots whose bit in `allowed` is set are found, in the tail and in the `probes` lists of the nearest
+        centroids. At least `least`, and up to `depth`, at least k, are rescored.
+        """
+        arrays, n = self.arrays, len(queries)
+        slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        counts = np.empty((n, 2), np.int64)
+        metric = METRICS[self.metric]
+
+        def work(first: int, last: int) -> None:
+            some, room = slice(first, last), self._room(arrays, depth, k)
+            self._search(
+                arrays.fields, allowed, queries[some], *arrays.query_options, *room.arrays, rows.blocks, rows.shift,
+                rows.dim, metric, k, probes, depth, least, room.best, slots[some], scores[some], counts[some],
+            )  # fmt: skip
+            self._rooms.append(room)
+
+        over_ranges(n, 1, threads, work)
+        return slots, scores, counts
+
+    def _room(self, arrays: Lists, depth: int, k: int) -> ListRoom:
+        lists = len(arrays.heads)
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            return ListRoom(arrays.coder, lists, depth, k)
+        # The kernel gathers as many candidates as there is room for, so that the room for them is of one size.
+        if room.lists < lists or room.depth != depth or len(room.best) < k or room.coder is not arrays.coder:
+            return ListRoom(arrays.coder, lists, depth, k)
+        return room
+
+    # -- files and figures -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[dict[str, Any]]:
+        """All that has to be kept, in arrays that stay as they are within the block: rows may come and go meanwhile,
+        lists wait."""
+        with self._filing:
+            with self._changing:
+                arrays = self.arrays
+                blocks = -(-arrays.tail_size // BLOCK_ROWS)
+                tail = arrays.tail.behind(arrays.coder, 0, blocks)
+                parts = {
+                    "codes": arrays.pool.codes, "terms": arrays.pool.terms, "slots": arrays.pool.slots.copy(),
+                    "chain": arrays.chain, "heads": arrays.heads, "sizes": arrays.sizes, "dead": self.dead.copy(),
+                    "centroids": arrays.centroids, "tail_codes": tail.codes[:blocks], "tail_terms": tail.terms[:blocks],
+                    "tail_slots": tail.slots[:blocks], "tail_size": np.array([arrays.tail_size]),
+                }  # fmt: skip
+            yield parts
+
+    def restore(self, parts: dict[str, Any], slots: int) -> None:
+        """Become the lists that `held` gave, of so many slots; ValueError if the parts do not fit together."""
+        coder, none = self.arrays.coder, Blocks.empty(self.arrays.coder, 0)
+        pool, tail = (
+            Blocks(*(_own(parts[prefix + name], now.dtype) for name, now in _named(none))) for prefix in ("", "tail_")
+        )
+        chain, heads, sizes, dead = (_own(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
+        tail_size, centroids = int(parts["tail_size"][0]), _own(parts["centroids"], np.float32)
+        for one in (pool, tail):
+            if [of.shape[1:] for _, of in _named(one)] != [of.shape[1:] for _, of in _named(none)] or (
+                len({len(of) for _, of in _named(one)}) != 1
+            ):
+                raise ValueError("codes are not those of the rows")
+            if one.slots.size and not -1 <= one.slots.min() <= one.slots.max() < slots:
+                raise ValueError("rows have slots that there are not")
+        if not 0 <= tail_size <= len(tail) * BLOCK_ROWS or len(chain) != len(pool):
+            raise ValueError("blocks are missing")
+        if not len(heads) == len(sizes) == len(dead) == len(centroids) or centroids.shape[1:] != (coder.dim,):
+            raise ValueError("lists are missing")
+        owners, lasts = np.full(len(pool), -1, np.int32), np.full(len(heads), -1, np.int32)
+        for number, (head, size) in enumerate(zip(heads.tolist(), sizes.tolist(), strict=True)):
+            block = head
+            for _ in range(-(-size // BLOCK_ROWS)):
+                if not 0 <= block < len(pool) or owners[block] >= 0:
+                    raise ValueError("a list leads to blocks that are not its own")
+                owners[block], lasts[number], block = number, block, int(chain[block])
+        self._owners, self.dead, self.limits = owners, dead, np.zeros(len(heads), np.int32)
+        self._free = np.flatnonzero(owners < 0).tolist()
+        self.arrays = Lists.of(
+            coder=coder, pool=pool, chain=chain, heads=heads, lasts=lasts, sizes=sizes, tail=tail, tail_size=tail_size,
+            **centroids_of(coder, centroids),
+        )  # fmt: skip
+        self._find_places()
+
+    def figures(self) -> dict[str, Any]:
+        """What `stats()` tells: counts, and bytes by part."""
+        with self._changing:
+            arrays = self.arrays
+            dead, tail = int(self.dead.sum()), arrays.tail.slots.reshape(-1)[: arrays.tail_size]
+            code_bytes = sum(of.codes.nbytes + of.terms.nbytes for of in (arrays.pool, arrays.tail))
+            rest = (arrays.pool.slots, arrays.tail.slots, arrays.chain, self._places, arrays.centroids, arrays.offsets)
+            return {
+                "linked": arrays.linked - dead,
+                "tail": int(np.count_nonzero(tail >= 0)),
+                "tombstones": dead,
+                "lists": len(arrays.heads),
+                "code_bytes": code_bytes,
+                "index_bytes": code_bytes + sum(of.nbytes for of in rest) + arrays.coarse.codes.nbytes,
+            }
+
+
+def encoded(coder: Coder, vectors: Floats, norms: Floats, lists: Ints | None, offsets: Floats) -> tuple[Codes, Floats]:
+    """Codes and terms of rows `(n, dim)` in lists, or in none yet."""
+    if isinstance(coder, ListBinary):
+        if lists is None:
+            lists, offsets = np.zeros(len(vectors), np.int32), np.zeros((1, coder.dims), np.float32)
+        return coder.encode_listed(vectors, norms, lists, offsets)
+    codes = np.empty((len(vectors), coder.code_bytes), np.uint8)
+    terms = np.empty((len(vectors), coder.terms_count), np.float32)
+    coder.encode(vectors, norms, codes, terms)
+    return codes, terms
+
+
+def centroids_of(coder: Coder, centroids: Floats) -> dict[str, Any]:
+    """What `Lists` hold of centroids `(lists, dim)`."""
+    n = len(centroids)
+    norms = np.sqrt(np.einsum("ij,ij->i", centroids, centroids))
+    coarse = Blocks.empty(coder, -(-n // BLOCK_ROWS))
+    coarse.put(coder, np.arange(n), *encoded(coder, centroids, norms, None, np.zeros((0, 0), np.float32)))
+    if isinstance(coder, ListBinary):
+        offsets, terms = coder.offsets(centroids)
+    else:
+        offsets, terms = np.zeros((n, 0), np.float32), np.zeros(n, np.float32)
+    return {"centroids": centroids, "coarse": coarse, "offsets": offsets, "offset_terms": terms}
+
+
+def _named(blocks: Blocks) -> list[tuple[str, npt.NDArray[Any]]]:
+    return [("codes", blocks.codes), ("terms", blocks.terms), ("slots", blocks.slots)]
+
+
+def _own(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+    """The array itself if lists can keep it, or else a copy."""
+    if array.dtype == dtype and array.flags.carray and array.ctypes.data % 64 == 0:
+        return array
+    made = aligned(array.shape, dtype)
+    made[...] = array
+    return made

@@ -1,0 +1,145 @@
+"""Who is in a map, and who waits: readers come and go, and what moves or unmaps it waits until none is left.
+
+A thread that reads or writes must not begin a second transaction before it has ended the first: the other side of that
+wait may stand between them.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vecstore.errors import ClosedError, StateError
+
+T = TypeVar("T")
+
+
+class ReplacedError(Exception):
+    """The path leads to another file than the one that was opened: that of a compaction, or none."""
+
+
+class Gate(abc.ABC):
+    """Counts the readers of the file that is open under a path."""
+
+    _env: Any
+    """LMDB's environment."""
+    inode: int
+    """Of the file that was opened."""
+
+    def __init__(self, path: Path, *, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._pid = os.getpid()
+        # Entered by itself: through the condition a reader would take it slower, twice in each search, and an
+        # interruption could leave it held.
+        self._lock = threading.RLock()
+        self._gate = threading.Condition(self._lock)
+        self._readers = 0
+        self._exclusive = False
+        self._closed: Callable[[], Exception] | None = None
+        self._retired: Callable[[], Exception] | None = None
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that opened the file: locks and transactions are its parent's."""
+        return os.getpid() != self._pid
+
+    def refuse_forked(self) -> None:
+        """StateError in a child of the process that opened the file."""
+        if os.getpid() != self._pid:  # as `forked`, but on the way of each search
+            raise StateError(
+                f"{self.path.parent} was opened before this process was forked; open it again in the child"
+            )
+
+    def _enter(self) -> None:
+        entered = False
+        try:
+            self.refuse_forked()
+            with self._lock:
+                while self._exclusive:
+                    self._gate.wait()
+                if self._retired is not None:
+                    raise self._retired()
+                if self._closed is not None:
+                    raise self._closed()
+                if self.read_only and not self.still_there():
+                    raise ReplacedError
+                self._readers += 1
+                entered = True
+        except BaseException:
+            if entered:  # and interrupted on the way out
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                if self._retired is not None:
+                    self._shut(ClosedError)
+                if self._exclusive:
+                    self._gate.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed is not None
+
+    def still_there(self) -> bool:
+        """Whether the path leads to the file that was opened."""
+        if self._closed is not None:
+            return False  # dropped; a new file may well have got its inode number
+        try:
+            return self.path.stat().st_ino == self.inode
+        except FileNotFoundError:
+            return False
+
+    def _alone(self, action: Callable[[], T]) -> T:
+        """Run `action` while no reader is in the map."""
+        with self._lock:
+            while self._exclusive:
+                self._gate.wait()
+            self._exclusive = True
+            try:
+                while self._readers:
+                    self._gate.wait()
+                return action()
+            finally:
+                self._exclusive = False
+                self._gate.notify_all()
+
+    def _aside(self, action: Callable[[], None]) -> None:
+        """Run `action` for a reader that has found no way in, once no other is in the map."""
+
+        def unless_closed() -> None:
+            if self._closed is None and self._retired is None:
+                action()
+
+        with self._lock:
+            self._readers -= 1
+            self._gate.notify_all()
+            try:
+                self._alone(unless_closed)
+            finally:
+                self._readers += 1
+            if self._retired is not None:
+                raise self._retired()
+            if self._closed is not None:
+                raise self._closed()
+
+    def retire(self, because: Callable[[], Exception] = ReplacedError) -> None:
+        """Another file has taken the place of this one: who reads it may end, and the last one closes it; later calls
+        raise `because()`."""
+        with self._lock:
+            self._retired = because
+            if not self._readers:
+                self._shut(ClosedError)
+
+    def _shut(self, because: Callable[[], Exception]) -> None:
+        if self._closed is None:
+            self._closed = because
+            self._env.close()
