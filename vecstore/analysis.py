@@ -259,7 +259,7 @@ def outliers(source: Source, n: int, k: int, progress: Progress) -> list[tuple[I
             standing.follow(view)
             part = order[first : first + step]
             part = part[standing.slots[part] >= 0]
-            exact = _distances(source, view, standing, part, k, exact=True)
+            exact = _distances(source, view, standing, part, k, exact=True).astype(np.float32)
         best = sorted([*best, *zip(exact.tolist(), part.tolist(), strict=True)], key=lambda one: (-one[0], one[1]))[:n]
     progress(len(standing), len(standing))
     return [(standing.ids[number], score) for score, number in best if score > -np.inf]
