@@ -108,6 +108,11 @@ class HnswIndex(Answering[Graph]):
             return 0
         return graph.arrays.count - graph.arrays.linked
 
+    @property
+    def due(self) -> int:
+        """Nothing else must be done before a search is as good as it can be."""
+        return 0
+
     def link(self, threads: int | None = None) -> int:
         """Link the next batch; how many nodes still wait."""
         graph = self.graph

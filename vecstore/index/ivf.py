@@ -62,9 +62,12 @@ class Plan(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a step on lists has of the rows: those with `slots` at `places`, of the first `of_tail` places of the tail
-    or of the lists `around`, of which the first is to be split, dissolved or written anew."""
+    or of the lists `around`, of which the first is to be split, dissolved or written anew. It is of no use for other
+    `lists`, nor once their slots have another `numbering`."""
 
     do: str
+    lists: InvertedFile
+    numbering: int
     vectors: Floats
     norms: Floats
     slots: Longs
@@ -104,7 +107,7 @@ class IvfIndex(Answering[InvertedFile]):
     def to_link(self) -> int:
         """Rows that wait to be filed: none as long as there are few in all."""
         lists = self.graph
-        if lists is None or (not lists.trained and lists.arrays.count < TRAIN_FROM):
+        if lists is None or (not lists.trained and (lists.arrays.count < TRAIN_FROM or not lists.known)):
             return 0
         return lists.arrays.tail_size
 
@@ -112,8 +115,8 @@ class IvfIndex(Answering[InvertedFile]):
         """Take what the next step needs of the rows as they are at `lsn`."""
         with self._following:
             del count
-            if lsn == self._lsn and self.graph is not None and self._step is None:
-                self._step = self._next_step(self.graph, rows, live)
+            known = lsn == self._lsn and self.graph is not None
+            self._step = self._next_step(self.graph, rows, live) if known and self.graph is not None else None
 
     def link(self, threads: int | None = None) -> int:
         """Do the step that was prepared; how much is left to be done."""
@@ -121,25 +124,31 @@ class IvfIndex(Answering[InvertedFile]):
         lists, threads = self.graph, threads or cpus()
         if lists is None:
             return 0
-        if step is not None:
+        if step is not None and step.lists is lists:
             with lists.filing():
                 _do(step, lists, threads)
             self.work += len(step.slots)
-        return self.to_link + len(self._due(lists))
+        return self.to_link + self.due
+
+    @property
+    def due(self) -> int:
+        """Lists to be split, dissolved or written anew."""
+        return 0 if self.graph is None else len(self._due(self.graph))
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
         if not self.to_link and not lists.trained:
             return None
+        numbering = lists.numbering
         if not lists.trained:
             slots = live()
             wanted = SAMPLES * lists_for(len(slots), lists.config)
             if len(slots) > wanted:
                 rng = np.random.default_rng(lists.config.seed)
                 slots = np.sort(rng.choice(slots, wanted, replace=False, shuffle=False))
-            return Step("train", *gathered(rows, slots), slots, slots)
+            return Step("train", lists, numbering, *gathered(rows, slots), slots, slots)
         if lists.arrays.tail_size:
             slots, places, n = lists.waiting(BATCH)
-            return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
+            return Step("file", lists, numbering, *gathered(rows, slots), slots, places, of_tail=n)
         due = self._due(lists)
         if not due:
             return None
@@ -147,7 +156,7 @@ class IvfIndex(Answering[InvertedFile]):
         near = () if do == "rewrite" else nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
         members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
         slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
-        return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
+        return Step(do, lists, numbering, *gathered(rows, slots), slots, places, around=(one, *near))
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
@@ -281,7 +290,7 @@ def _do(step: Step, lists: InvertedFile, threads: int) -> None:
     coder, centroids = arrays.coder, arrays.centroids
     points = unit_rows(step.vectors, step.norms, metric)
     if step.do == "train":
-        count = lists_for(arrays.count, lists.config)
+        count = lists_for(max(1, lists.known), lists.config)
         lists.begin_lists(kmeans.train(
             points, count, metric, lists.config.seed, iterations=ITERATIONS, threads=threads
         ))  # fmt: skip
@@ -323,7 +332,8 @@ def _do(step: Step, lists: InvertedFile, threads: int) -> None:
 
     over_ranges(len(chosen), 256, threads if len(chosen) > 1024 else 1, work)
     lists.put(
-        slots, places, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept, dropped=dropped
+        slots, places, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept, dropped=dropped,
+        numbering=step.numbering,
     )  # fmt: skip
 
 

@@ -227,7 +227,7 @@ class Index:
 
     def _link(self, threads: int, progress: Callable[[int, int], None] | None) -> None:
         index, total = self._index, self._index.to_link
-        left = total if total >= MIN_TAIL else 0
+        left = total if total >= MIN_TAIL else index.due
         if not left:
             index.prepare(self._rows(), self._lsn, self._count, self._live_slots)
         else:

@@ -1,0 +1,207 @@
+"""Lists that follow their rows: what comes between the steps that file, split, dissolve and write them anew."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import vecstore
+from vecstore.index import check
+from vecstore.kernels._jit import JIT
+
+pytestmark = [
+    pytest.mark.skipif(not JIT, reason="lists take long without compiling"),
+    pytest.mark.usefixtures("small_lists"),
+]
+
+DIM = 16
+KINDS = {"none": None, "int8": vecstore.Int8(), "int4": vecstore.Int4(), "binary": vecstore.Binary()}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+def clustered(n, seed=0, clusters=20, dim=DIM):
+    """Rows `(n, dim)` around a few centres."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(1).standard_normal((clusters, dim)) * 3
+    return (centres[rng.integers(0, clusters, n)] + rng.standard_normal((n, dim))).astype(np.float32)
+
+
+def raw(n, kind=None, metric="l2", **config):
+    index = vecstore.Index(DIM, metric, index=vecstore.IVF(**config), quantization=kind)
+    index.add(clustered(n))
+    return index
+
+
+def sound(index, stored):
+    """Lists hang together, and each of the rows `{id: vector}` is found where all lists are scanned."""
+    assert list(check.check_lists(index._index.graph)) == []
+    assert len(index) == len(stored)
+    found, _ = index.search(np.array(list(stored.values())), 1, nprobe=10_000)
+    assert found[:, 0].tolist() == list(stored)
+    everything, _ = index.search(np.zeros(DIM), len(stored) + 1, nprobe=10_000)
+    assert sorted(everything.tolist()) == [-1, *sorted(stored)]
+
+
+def step(index):
+    """Prepare a step on lists, as the thread in the background does."""
+    inner = index._index
+    inner.prepare(index._rows(), inner.lsn, len(index), index._live_slots)
+    return inner._step
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    """Nothing is filed before a test says so."""
+    monkeypatch.setattr(vecstore.Index, "_link", lambda *_: None)
+
+
+@kinds
+@pytest.mark.parametrize("waiting", [1, 31, 32, 40])
+def test_rows_that_come_between_the_parts_of_a_step_stay_in_the_tail(by_hand, kind, waiting):
+    index = raw(500, kind)
+    stored = dict(enumerate(clustered(500)))
+    while step(index):
+        index._index.link()
+    assert index.stats()["tail"] == 0
+    for first in (500, 600):
+        index.add(clustered(waiting, first), range(first, first + waiting))
+        stored |= dict(zip(range(first, first + waiting), clustered(waiting, first), strict=True))
+        if first == 500:
+            assert step(index).of_tail == waiting
+    index._index.link()
+    assert index.stats()["tail"] == waiting
+    sound(index, stored)
+
+
+@kinds
+@pytest.mark.parametrize("do", ["train", "file", "split", "rewrite", "dissolve"])
+def test_a_step_does_nothing_to_rows_that_were_numbered_anew_since(by_hand, kind, do):
+    index = raw(500, kind)
+    reach(index, do)
+    inner, live = index._index, index._live_slots()
+    rest = live[::-1].copy()  # as a compaction would have them
+    stored = {int(index._ids[slot]): index._matrix()[slot] for slot in live.tolist()}
+    with inner.renumbering(rest, inner.lsn, inner.lsn + 2):
+        matrix = index._matrix()[rest].copy()
+    index._ids[: len(rest)], index._slots = index._ids[rest].copy(), len(rest)
+    index._store(np.arange(len(rest)), matrix, np.linalg.norm(matrix, axis=1))
+    index._live[:] = 0
+    index._live[: len(np.packbits(np.ones(len(rest), np.uint8)))] = np.packbits(
+        np.ones(len(rest), np.uint8), bitorder="little"
+    )
+    index._lsn, index._slot_of, index._free = inner.lsn, None, []
+    inner.link()
+    sound(index, stored)
+    while step(index):
+        inner.link()
+    sound(index, stored)
+
+
+def reach(index, do):
+    """Do steps until one of a kind is prepared."""
+    inner = index._index
+    for number in range(200):
+        found = step(index)
+        if found is not None and found.do == do:
+            return
+        if found is None:
+            if do == "split":
+                more = np.repeat(clustered(1, 5), 400, 0) + clustered(400, 6) / 10
+                index.add(more)
+            elif do == "rewrite":
+                index.remove(np.arange(number % 3, 400, 3))
+            else:
+                lists = inner.graph
+                index.remove(index._ids[lists.members(int(lists.arrays.sizes.argmin()))[0]])
+        inner.link()
+    raise AssertionError(f"no step is to {do}")
+
+
+@kinds
+def test_a_step_of_lists_that_were_replaced_is_dropped(by_hand, kind):
+    index = raw(500, kind)
+    reach(index, "file")
+    kept = index._index._step
+    index._index.replace(index._index.begun(index._rows(), index._live_slots(), None), index._lsn, index._rows(),
+                         index._lsn, index._live_slots, lambda _: None)  # fmt: skip
+    index._index._step = kept
+    index._index.link()
+    sound(index, dict(enumerate(clustered(500))))
+
+
+def test_a_small_tail_does_not_disturb_a_rebuild():
+    index = raw(500)
+    index.add(clustered(20, 3))
+    assert index.stats()["tail"] == 20
+    index.rebuild(seed=3)
+    assert index.stats()["tail"] == 0
+    sound(index, dict(enumerate(np.concatenate([clustered(500), clustered(20, 3)]))))
+
+
+def test_blocks_that_are_in_no_list_any_more_do_not_stop_a_compaction(by_hand):
+    index = raw(500)
+    reach(index, "split")
+    held = index._index.graph.arrays  # a search that goes on keeps the old blocks
+    index._index.link()
+    last = index._slots - 1
+    index.remove(index._ids[range(last - 50, last + 1)])
+    live = index._live_slots()
+    inner = index._index
+    inner.graph.renumber_slots(np.arange(live.max() + 1))
+    assert list(check.check_lists(inner.graph)) == []
+    assert held.linked
+
+
+@kinds
+def test_all_rows_go_before_there_are_lists(db, kind):
+    docs = db.create_collection("docs", DIM, "l2", index=vecstore.IVF(), quantization=kind)
+    with docs._indexing._keeping:  # the thread waits
+        docs.insert(range(250), clustered(250))
+        docs.search(np.zeros(DIM), 1)
+        docs.delete(range(250))
+        docs.insert(range(250), clustered(250))
+        docs.search(np.zeros(DIM), 1)
+        docs.delete(range(250))
+        docs.search(np.zeros(DIM), 1)
+        assert docs._index.graph.arrays.count == 500
+    docs.insert(1000, np.ones(DIM))
+    docs.wait_indexed(30)
+    assert docs.stats().index_error is None
+    assert [hit.id for hit in docs.search(np.zeros(DIM), 5)] == [1000]
+    assert docs.check() == []
+
+
+def test_the_thread_rests_where_few_rows_are_left(db, monkeypatch):
+    docs = db.create_collection("docs", DIM, "l2", index=vecstore.IVF())
+    docs.insert(range(800), clustered(800))
+    docs.wait_indexed(30)
+    done, rested = [], threading.Event()
+    inner = docs._indexing.indexer._step
+
+    def step():
+        done.append(1)
+        more = inner()
+        if not more or len(done) > 200:
+            rested.set()
+            return False
+        return more
+
+    with docs._indexing._keeping:
+        docs.insert(range(800, 1000), clustered(200, 4))
+        docs.search(np.zeros(DIM), 1)  # which lets the tail know of them
+        docs.delete(range(20, 1000))
+        docs._indexing.indexer._step = step
+    assert rested.wait(30)
+    assert len(done) < 200
+    docs.wait_indexed(30)
+    assert docs.check() == []
+
+
+def test_lists_of_a_raw_index_are_looked_after_when_rows_only_go():
+    index = raw(2000)
+    gone = np.arange(1900)
+    index.remove(gone)
+    stats = index.stats()
+    assert stats["tombstones"] <= 0.25 * 100 + 8 * stats["lists"]
+    assert index._index.due == 0
+    sound(index, {one: row for one, row in enumerate(clustered(2000)) if one >= 1900})
