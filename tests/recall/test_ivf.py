@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.recall.test_hnsw import DIM, KINDS, METRICS, embeddings, recall
 
 import vecstore
+from tests.recall.test_hnsw import DIM, KINDS, METRICS, embeddings, recall
 
 FLOORS = {"int8": 0.95, "int4": 0.95, "binary": 0.93, "float32": 0.95}
 

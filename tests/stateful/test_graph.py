@@ -1,4 +1,4 @@
-"""Graphs and lists follow every sequence of writes: with all rows among the candidates, a search is the exact search."""
+"""Graphs and lists follow every sequence of writes: with all rows among its candidates, a search is the exact one."""
 
 import os
 import shutil
