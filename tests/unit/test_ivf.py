@@ -36,7 +36,7 @@ def sound(index, stored):
     """Lists hang together, and each of the rows `{id: vector}` is found where all lists are scanned."""
     assert list(check.check_lists(index._index.graph)) == []
     assert len(index) == len(stored)
-    found, _ = index.search(np.array(list(stored.values())), 1, nprobe=10_000)
+    found, _ = index.search(np.array(list(stored.values())), 60, nprobe=10_000)  # of which many are rescored
     assert found[:, 0].tolist() == list(stored)
     everything, _ = index.search(np.zeros(DIM), len(stored) + 1, nprobe=10_000)
     assert sorted(everything.tolist()) == [-1, *sorted(stored)]
