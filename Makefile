@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 help:
 	@echo "make demo    from nothing to answers: real sentences, searched in an embedded database"
 	@echo "make test    the whole test suite"
-	@echo "make crash   thousands of killed writers, and every storage call failing in every way"
+	@echo "make crash   thousands of killed writers, every storage call failing in every way, random calls"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   the figures of bench/, printed"
@@ -38,11 +38,11 @@ demo: $(VENV)/.run
 	@$(BIN)/vecstore demo
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 crash: $(VENV)/.dev
-	@VECSTORE_KILLS=$${VECSTORE_KILLS:-3000} VECSTORE_TEST_EFFORT=many $(BIN)/python -m pytest -n auto -rP \
-	  tests/crash tests/faults $(ARGS)
+	@VECSTORE_KILLS=$${VECSTORE_KILLS:-3000} VECSTORE_TEST_EFFORT=many $(BIN)/python -m pytest -n auto --dist worksteal -rP \
+	  tests/crash tests/faults tests/stateful $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

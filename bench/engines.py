@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 M = 16
 EF_CONSTRUCTION = 200
+PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 EFS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 
 Floats = npt.NDArray[np.float32]
@@ -114,6 +115,29 @@ class Vecstore(Engine):
         return result[0]
 
 
+class VecstoreIvf(Vecstore):
+    """Lists of 1-bit codes, by default, rescored from the rows."""
+
+    knobs = ("nprobe",)
+
+    def _index(self) -> Any:
+        import vecstore
+
+        return vecstore.Index(self.task.dim, metric=self.task.metric, index=vecstore.IVF(), quantization="auto")
+
+    def warm(self) -> None:
+        import vecstore
+
+        vecstore.warmup()
+
+    def sweep(self) -> list[Knobs]:
+        return [(nprobe,) for nprobe in PROBES]
+
+    def calls(self, queries: Floats, knobs: Knobs) -> Calls:
+        search, k, threads, (nprobe,) = self.index.search, self.task.k, self.task.threads, knobs
+        return lambda query: search(query, k, nprobe=nprobe, threads=threads), list(queries)
+
+
 class Hnswlib(Engine):
     package = "hnswlib"
 
@@ -201,13 +225,10 @@ class FaissIvfPq(Faiss):
         blocks = self.task.dim // block_of(self.task.dim)
         while self.task.dim % blocks:
             blocks -= 1
-        return f"IVF{self.lists()},PQ{blocks}x4fs,RFlat"
-
-    def lists(self) -> int:
-        return 1 << round(math.log2(4 * math.sqrt(self.task.rows)))
+        return f"IVF{lists_for(self.task.rows)},PQ{blocks}x4fs,RFlat"
 
     def sweep(self) -> list[Knobs]:
-        return [(1 << i, factor) for i in range(9) if 1 << i <= self.lists() for factor in (4, 20)]
+        return [(1 << i, factor) for i in range(9) if 1 << i <= lists_for(self.task.rows) for factor in (4, 20)]
 
     def turn(self, knobs: Knobs) -> None:
         import faiss
@@ -294,6 +315,31 @@ class RabitqHnsw(Rabitq):
         self.index.build(rows, means.centroids, means.assignments, num_threads=threads)
 
 
+class RabitqIvf(Rabitq):
+    """Lists of codes of five bits a dimension; full rows are not kept."""
+
+    knobs = ("nprobe",)
+
+    def build(self, rows: Floats) -> None:
+        import rabitqlib
+
+        rows, threads = self.wide(rows), self.task.build_threads
+        lists = lists_for(self.task.rows)
+        means = rabitqlib.RaBitQKMeans(rows.shape[1], lists, num_threads=threads)
+        means.train(rows)
+        self.index = rabitqlib.IvfIndex(
+            dim=rows.shape[1],
+            max_elements=len(rows),
+            num_clusters=lists,
+            nbits=5,
+            metric="ip" if self.task.by_product else "l2",
+        )
+        self.index.build(rows, means.centroids, means.assignments, num_threads=threads)
+
+    def sweep(self) -> list[Knobs]:
+        return [(nprobe,) for nprobe in PROBES]
+
+
 class SymphonyQg(Rabitq):
     """A graph of degree 32 whose nodes carry one-bit codes of their neighbours beside their full rows."""
 
@@ -366,6 +412,7 @@ class Voyager(Engine):
 
 ENGINES: dict[str, type[Engine]] = {
     "vecstore": Vecstore,
+    "vecstore-ivf": VecstoreIvf,
     "hnswlib": Hnswlib,
     "faiss-hnsw": FaissHnsw,
     "faiss-hnsw-sq8": FaissHnswSq8,
@@ -373,6 +420,7 @@ ENGINES: dict[str, type[Engine]] = {
     "usearch": Usearch,
     "usearch-i8": UsearchInt8,
     "rabitq-hnsw": RabitqHnsw,
+    "rabitq-ivf": RabitqIvf,
     "symphonyqg": SymphonyQg,
     "scann": Scann,
     "voyager": Voyager,
@@ -382,6 +430,11 @@ ENGINES: dict[str, type[Engine]] = {
 def in_rows(queries: Floats, batch: int = 1) -> list[Floats]:
     """The queries as arrays `(batch, dim)`."""
     return [queries[first : first + batch] for first in range(0, len(queries), batch)]
+
+
+def lists_for(rows: int) -> int:
+    """Lists of the inverted files of other engines: about four times the square root of the rows."""
+    return 1 << round(math.log2(4 * math.sqrt(rows)))
 
 
 def block_of(dim: int) -> int:

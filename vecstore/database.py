@@ -25,7 +25,7 @@ from vecstore.errors import (
     StorageError,
 )
 from vecstore.keywords import verb
-from vecstore.storage import folder, interval, pages
+from vecstore.storage import folder, pages, recovery
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.disk import disk_errors, sync_folder
@@ -81,7 +81,7 @@ def _interval(durability: Any, sync_interval: Any, read_only: bool) -> float | N
         return None
     if read_only:
         raise InvalidArgumentError("open(): durability has no effect with read_only=True")
-    if not interval.available():
+    if not recovery.available():
         raise InvalidArgumentError('durability="interval": this system does not tell whether it was down meanwhile')
     if sync_interval is None:
         return SYNC_INTERVAL
@@ -118,7 +118,7 @@ class Database(DatabaseVerbs):
             # All of them at once: a process that reads may be the first to open one.
             for name in folder.names(path / folder.COLLECTIONS):
                 with contextlib.suppress(StorageError):  # told when that collection is opened
-                    interval.recover(path / folder.COLLECTIONS / name / DATA_FILE)
+                    recovery.recover(path / folder.COLLECTIONS / name / DATA_FILE)
         except BaseException:
             self._lock.release()
             raise
@@ -192,7 +192,7 @@ class Database(DatabaseVerbs):
     def _recover(self, data: Path) -> None:
         """Have a file as it was at its last sync, if the machine went down since and no writer was here yet."""
         deadline = time.monotonic() + RECOVERY_SECONDS
-        while interval.is_behind(data):
+        while recovery.is_behind(data):
             try:
                 lock = WriterLock(self.path / folder.LOCK)
             except DatabaseLockedError:  # by a writer, which begins with just this
@@ -201,7 +201,7 @@ class Database(DatabaseVerbs):
                 time.sleep(0.01)
                 continue
             try:
-                interval.recover(data)
+                recovery.recover(data)
             finally:
                 lock.release()
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 import vecstore
-from vecstore.storage import interval
+from vecstore.storage import recovery
 
 DIM = 16
 PAGE = 4096
@@ -22,7 +22,7 @@ def vector(n):
 
 
 def another_boot(monkeypatch, name="another"):
-    monkeypatch.setattr(interval, "boot_id", lambda: name)
+    monkeypatch.setattr(recovery, "boot_id", lambda: name)
 
 
 class Disk:
@@ -73,7 +73,7 @@ class Machine:
         self.certain = 0  # the lsn of the last sync that was recorded
         self.record = None  # what of it is surely on the disk
         self.losses = []
-        monkeypatch.setattr(interval, "sync_file", self.record_synced)
+        monkeypatch.setattr(recovery, "sync_file", self.record_synced)
 
     def on_call(self, call):
         if call.path != self.disk.path:

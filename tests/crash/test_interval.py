@@ -9,7 +9,7 @@ import pytest
 import vecstore
 from tests.crash.machine import DIM, PAGE, another_boot, crashed, folder_of, synced, vector
 from vecstore import StorageError
-from vecstore.storage import environment, interval
+from vecstore.storage import environment, interval, recovery
 from vecstore.testing.faults import Fail, storage_calls, unavailable
 
 calls_seen = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
@@ -30,7 +30,7 @@ def test_the_record_is_there_while_commits_may_not_be_synced_and_gone_after_a_cl
         docs = db.create_collection("docs", DIM)
         assert not synced(tmp_path).exists()
         docs.insert(1, vector(1))
-        assert interval.read_record(folder_of(tmp_path) / "data.mdb").open
+        assert recovery.read_record(folder_of(tmp_path) / "data.mdb").open
     assert not synced(tmp_path).exists()
     with vecstore.open(tmp_path) as db:
         assert len(db.get_collection("docs")) == 1
@@ -97,7 +97,7 @@ def test_the_thread_syncs_settles_when_idle_and_starts_again(tmp_path, monkeypat
             thread = docs._store.env._syncer._thread
             thread.join(10)
             assert not thread.is_alive()
-            assert not interval.read_record(folder_of(tmp_path) / "data.mdb").open
+            assert not recovery.read_record(folder_of(tmp_path) / "data.mdb").open
     assert not any(thread.name.startswith("vecstore-sync") for thread in threading.enumerate())
 
 

@@ -10,7 +10,7 @@ import pytest
 import vecstore
 from tests.crash.machine import DIM, PAGE, Machine, another_boot, crashed, folder_of, found, stored, synced, vector
 from vecstore import CorruptionError, DatabaseLockedError
-from vecstore.storage import environment, interval
+from vecstore.storage import environment, recovery
 from vecstore.storage.lock import WriterLock
 from vecstore.testing.faults import storage_calls, unavailable
 
@@ -83,7 +83,7 @@ def test_writers_and_the_thread_that_syncs_leave_a_whole_state_at_any_moment(tmp
                     vectors = rng.standard_normal((len(ids), DIM)).astype(np.float32)
                     done.append((docs.upsert(ids, vectors).lsn, ids, vectors))
 
-        monkeypatch.setattr(interval, "sync_file", record_synced)
+        monkeypatch.setattr(recovery, "sync_file", record_synced)
         with storage_calls(on_call, record=False):
             threads = [threading.Thread(target=write, args=(thread,)) for thread in range(4)]
             for thread in threads:
@@ -157,13 +157,13 @@ def test_recovery_that_is_cut_short_is_done_again(tmp_path, opened, monkeypatch)
 
     whole = data.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(interval, "reach", fail)
+        patch.setattr(recovery, "reach", fail)
         with pytest.raises(PowerFailedError):
-            interval.recover(data)
+            recovery.recover(data)
     half = data.read_bytes()
     for first, second in ((half, whole), (whole, half)):  # either of the two meta pages has arrived
         data.write_bytes(first[:PAGE] + second[PAGE : 2 * PAGE] + whole[2 * PAGE :])
-        assert interval.is_behind(data)
+        assert recovery.is_behind(data)
     with vecstore.open(path) as db:
         assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
 
@@ -191,10 +191,10 @@ def test_a_torn_record_is_the_one_before_and_a_damaged_one_is_told_of_its_collec
     opened._store.env._syncer._step()
     path = crashed(tmp_path, opened, monkeypatch)
     data, whole = folder_of(path) / "data.mdb", synced(path).read_bytes()
-    last = interval.read_record(data)
+    last = recovery.read_record(data)
     at = (last.number & 1) * PAGE
     synced(path).write_bytes(whole[:at] + whole[at : at + 50] + bytes(200) + whole[at + 250 :])
-    assert interval.read_record(data).number == last.number - 1
+    assert recovery.read_record(data).number == last.number - 1
     synced(path).write_bytes(bytes(len(whole)))
     with vecstore.open(path) as db:
         db.create_collection("other", DIM)

@@ -48,7 +48,7 @@ def acts_until_killed(folder, acts, seed, first, rng):
         return len(seen + child.stdout.read()) - 1
 
 
-@pytest.mark.parametrize(("acts", "kills"), [("rows", 500 if MANY else 30), ("collections", 300 if MANY else 20)])
+@pytest.mark.parametrize(("acts", "kills"), [("rows", 500 if MANY else 12), ("collections", 300 if MANY else 8)])
 def test_a_killed_writer_loses_no_acknowledged_call_and_leaves_none_in_part(tmp_path, acts, kills):
     seed = 1
     rng = random.Random(seed)

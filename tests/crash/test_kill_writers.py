@@ -26,7 +26,7 @@ from vecstore.storage.failpoints import CHECKPOINT, INTERVAL, POINTS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="children are watched by pidfd, on Linux")
 
-KILLS = int(os.environ.get("VECSTORE_KILLS", "100"))
+KILLS = int(os.environ.get("VECSTORE_KILLS", "40"))
 SEED = int(os.environ.get("VECSTORE_SEED", "1"))
 WRITERS = 4
 SELDOM = ("open.", "map.", "compact.", "interval.")  # what a child does once, if at all, or which takes long

@@ -10,7 +10,7 @@ import vecstore
 from tests.faults.names import Names, Recorder
 from tests.faults.workload import DIM, assert_sound, vectors
 from vecstore import indexing
-from vecstore.storage import interval
+from vecstore.storage import recovery
 from vecstore.testing import ModelDatabase, faults
 
 pytestmark = pytest.mark.skipif(faults.unavailable() is not None, reason=str(faults.unavailable()))
@@ -92,7 +92,7 @@ def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, m
     monkeypatch.setattr(indexing, "MAX_WRITES", 10**9)
     with monkeypatch.context() as patch:
         names, events, states, ends, certain = recorded(tmp_path / "db", durability, patch)
-    monkeypatch.setattr(interval, "boot_id", lambda: "another")
+    monkeypatch.setattr(recovery, "boot_id", lambda: "another")
     rng, images = random.Random(SEED), 0
     wanted = 1500 if MANY else 50
     for number, event in enumerate(events):

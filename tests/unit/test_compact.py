@@ -9,7 +9,7 @@ import pytest
 
 import vecstore
 from vecstore import CollectionNotFoundError, CorruptionError, ReadOnlyError, StorageError, indexing
-from vecstore.storage import compaction, failpoints, interval, sharing, store
+from vecstore.storage import compaction, failpoints, recovery, sharing, store
 from vecstore.storage.environment import Environment
 
 KINDS = {
@@ -430,7 +430,7 @@ def test_with_commits_that_are_synced_at_an_interval(tmp_path, rows, monkeypatch
         assert contents(docs) == before and docs.check() == []
         assert files(docs) == ["data.mdb", "data.mdb-lock"]
     # The machine went down: what the record of syncs leads to is a commit of the new file.
-    monkeypatch.setattr(interval, "boot_id", lambda: "another")
+    monkeypatch.setattr(recovery, "boot_id", lambda: "another")
     with vecstore.open(tmp_path / "copy") as db:
         docs = db.get_collection("docs")
         assert docs.check() == [] and docs.get("before") is not None and docs.get("after") is not None

@@ -1,5 +1,6 @@
 """Searches from many threads while rows come and go, and while graphs and lists change."""
 
+import os
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 import vecstore
 from vecstore.index import graph
 
+MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
 KINDS = ["auto", vecstore.Int4(), vecstore.Binary(), None]
 INDEXES = [vecstore.HNSW(), vecstore.IVF(seed=3)]
 by_index = pytest.mark.parametrize("index", INDEXES, ids=["hnsw", "ivf"])
@@ -80,7 +82,7 @@ def test_no_row_is_found_twice_while_nodes_are_linked(db, rows, small_graphs, mo
 
     for seed in range(3):
         threads.repeat(search, seed)
-    for first in range(4000, 12_000, 1000):
+    for first in range(4000, 12_000 if MANY else 8000, 1000):
         docs.insert(range(first, first + 1000), vectors[first : first + 1000])
         newest[0] = first
         docs.wait_indexed(60)
@@ -105,7 +107,7 @@ def test_no_row_is_missed_while_it_is_replaced(db, rows, small_graphs, small_lis
 
     for _ in range(3):
         threads.repeat(all_of_them)
-    for n in range(150):
+    for n in range(150 if MANY else 50):
         docs.upsert(range(60), rows(60, 16, n), [{"n": n}] * 60)
     threads.stop()
     assert docs.check() == []
@@ -151,7 +153,7 @@ def test_eight_threads_search_while_rows_come_and_go(
     for _ in range(8):
         threads.repeat(search)
     random, fresh = np.random.default_rng(5), n
-    until = time.monotonic() + 2.5
+    until = time.monotonic() + (10 if MANY else 1)
     while time.monotonic() < until and not threads.errors:
         matrix = random.standard_normal((10, dim)).astype(np.float32)
         new = range(fresh, fresh + 10)

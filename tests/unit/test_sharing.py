@@ -8,7 +8,7 @@ import pytest
 
 import vecstore
 from vecstore import ClosedError, StorageError
-from vecstore.storage import interval, sharing
+from vecstore.storage import recovery, sharing
 from vecstore.testing.faults import Fail, storage_calls, unavailable
 
 WRITER = """
@@ -56,7 +56,7 @@ def test_the_next_writer_writes_as_it_was_opened(folder, reader):
     with vecstore.open(folder, durability="interval", sync_interval=60) as db:
         docs = db.get_collection("docs")
         docs.insert("a", np.ones(4))
-        assert interval.read_record(synced(folder).with_name("data.mdb")).open
+        assert recovery.read_record(synced(folder).with_name("data.mdb")).open
         assert reader.get("a") is not None
     assert not synced(folder).exists() and len(reader) == 101
     with vecstore.open(folder, max_size=1 << 20) as db:

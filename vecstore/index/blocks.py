@@ -165,6 +165,8 @@ def places_of(blocks: Longs, size: int) -> Longs:
 
 DEPTH_ROOM: Final = 4
 """Candidates are gathered until there are so many times as many as are kept of them."""
+LEAST_ROOM: Final = 256
+"""At least so many; several blocks."""
 
 
 class ListRoom:
@@ -172,7 +174,7 @@ class ListRoom:
 
     def __init__(self, coder: Coder, lists: int, depth: int, k: int) -> None:
         self.coder, self.lists, self.depth = coder, lists, depth
-        self.best = np.empty(k, np.int64)
+        self.best = np.empty(2 * k, np.int64)
         # As the searches of kernels/lists.py take them.
         self.arrays = (
             aligned((1, coder.query_bytes), np.uint8),
@@ -183,5 +185,5 @@ class ListRoom:
             aligned((BLOCK_ROWS,), np.uint16),
             aligned((BLOCK_ROWS,), np.float32),
             np.empty(-(-lists // BLOCK_ROWS) * BLOCK_ROWS, np.int64),
-            np.empty(DEPTH_ROOM * depth, np.int64),
+            np.empty(max(DEPTH_ROOM * depth, LEAST_ROOM), np.int64),
         )

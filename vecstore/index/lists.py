@@ -342,23 +342,34 @@ class InvertedFile:
         probes: int,
         depth: int,
         least: int,
+        sure: float,
         threads: int,
     ) -> tuple[Ints, Floats, Longs]:
         """Slots and exact scores `(n, k)` of the best rows, and their number and that of the places scanned, `(n, 2)`.
 
         Only slots whose bit in `allowed` is set are found, in the tail and in the `probes` lists of the nearest
-        centroids. At least `least`, and up to `depth`, at least k, are rescored.
+        centroids. At least `least`, and up to `depth`, at least k, are rescored; or, with codes
+        of one bit and `sure` above 0, all whose score may be among the k best if its estimate is off by so many
+        standard deviations.
         """
         arrays, n = self.arrays, len(queries)
         slots, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         counts = np.empty((n, 2), np.int64)
         metric = METRICS[self.metric]
+        if n == 1:  # without what a call with slices costs
+            room = self._room(arrays, depth, k)
+            self._search(
+                arrays.fields, allowed, queries, *arrays.query_options, *room.arrays, rows.blocks, rows.shift, rows.dim,
+                metric, k, probes, depth, least, sure, room.best, slots, scores, counts,
+            )  # fmt: skip
+            self._rooms.append(room)
+            return slots, scores, counts
 
         def work(first: int, last: int) -> None:
             some, room = slice(first, last), self._room(arrays, depth, k)
             self._search(
                 arrays.fields, allowed, queries[some], *arrays.query_options, *room.arrays, rows.blocks, rows.shift,
-                rows.dim, metric, k, probes, depth, least, room.best, slots[some], scores[some], counts[some],
+                rows.dim, metric, k, probes, depth, least, sure, room.best, slots[some], scores[some], counts[some],
             )  # fmt: skip
             self._rooms.append(room)
 
@@ -372,7 +383,7 @@ class InvertedFile:
         except IndexError:
             return ListRoom(arrays.coder, lists, depth, k)
         # The kernel gathers as many candidates as there is room for, so that the room for them is of one size.
-        if room.lists < lists or room.depth != depth or len(room.best) < k or room.coder is not arrays.coder:
+        if room.lists < lists or room.depth != depth or len(room.best) < 2 * k or room.coder is not arrays.coder:
             return ListRoom(arrays.coder, lists, depth, k)
         return room
 
@@ -475,7 +486,7 @@ def centroids_of(coder: Coder, centroids: Floats) -> dict[str, Any]:
     if isinstance(coder, ListBinary):
         offsets, terms = coder.offsets(centroids)
     else:
-        offsets, terms = np.zeros((n, 0), np.float32), np.zeros(n, np.float32)
+        offsets, terms = np.zeros((n, 0), np.float32), np.zeros((n, 2), np.float32)
     return {"centroids": centroids, "coarse": coarse, "offsets": offsets, "offset_terms": terms}
 
 

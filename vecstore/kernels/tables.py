@@ -119,7 +119,9 @@ def table_sums(builder: ir.IRBuilder, block: ir.Value, table: ir.Value, size: ir
         store(builder, rows, out, 32 * i)
 
 
-@instruction(int64(int64, int64, float32, float32, float32, float32, int64), twins.block_estimates, inline=False)
+@instruction(
+    int64(int64, int64, float32, float32, float32, float32, float32, int64), twins.block_estimates, inline=False
+)
 def block_estimates(
     builder: ir.IRBuilder,
     sums: ir.Value,
@@ -127,6 +129,7 @@ def block_estimates(
     scale: ir.Value,
     shift: ir.Value,
     base: ir.Value,
+    reach: ir.Value,
     bound: ir.Value,
     out: ir.Value,
 ) -> ir.Value:
@@ -137,7 +140,7 @@ def block_estimates(
         first = builder.insert_element(zeros(kind), value, ir.Constant(i32, 0))
         return builder.shuffle_vector(first, first, zeros(vector(i32, lanes)))
 
-    scales, shifts, bases, bounds = (spread(x) for x in (scale, shift, base, bound))
+    scales, shifts, bases, reaches, bounds = (spread(x) for x in (scale, shift, base, reach, bound))
     mask = ir.Constant(i64, 0)
     for part in range(BLOCK_ROWS // lanes):
         whole = builder.uitofp(builder.zext(load(builder, words, sums, 2 * lanes * part), vector(i32, lanes)), kind)
@@ -146,6 +149,8 @@ def block_estimates(
         plus = load(builder, kind, terms, 4 * (BLOCK_ROWS + lanes * part))
         score = builder.fadd(builder.fmul(product, times, flags=FAST), builder.fadd(plus, bases), flags=FAST)
         store(builder, score, out, 4 * lanes * part)
-        reached = builder.bitcast(builder.fcmp_ordered(">=", score, bounds), ir.IntType(lanes))
+        deviations = load(builder, kind, terms, 4 * (2 * BLOCK_ROWS + lanes * part))
+        most = builder.fadd(builder.fmul(deviations, reaches, flags=FAST), score, flags=FAST)
+        reached = builder.bitcast(builder.fcmp_ordered(">=", most, bounds), ir.IntType(lanes))
         mask = builder.or_(mask, builder.shl(builder.zext(reached, i64), int_const(lanes * part)))
     return mask

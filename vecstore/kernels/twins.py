@@ -303,13 +303,18 @@ def table_sums(block: int, table: int, size: int, out: int) -> None:
     view(out, np.uint16, BLOCK_ROWS)[:] = np.take_along_axis(entries, places, axis=1).sum(axis=0, dtype=np.int64)
 
 
-def block_estimates(sums: int, terms: int, scale: float, shift: float, base: float, bound: float, out: int) -> int:
+def block_estimates(
+    sums: int, terms: int, scale: float, shift: float, base: float, reach: float, bound: float, out: int
+) -> int:
     """Estimates of 32 rows, (scale * sum + shift) * terms[0] + terms[1] + base, as 32 float32 at `out`.
 
-    `sums` are 32 uint16, terms (2, 32) float32. Returns a bit for each row whose estimate is at least `bound`. int64.
+    `sums` are 32 uint16, terms (3, 32) float32. Returns a bit for each row whose estimate, or that and `reach` times
+    terms[2], is at least `bound`. int64.
     """
-    times, plus = view(terms, np.float32, 2 * BLOCK_ROWS).reshape(2, BLOCK_ROWS)
+    times, plus, deviations = view(terms, np.float32, 3 * BLOCK_ROWS).reshape(3, BLOCK_ROWS)
     product = view(sums, np.uint16, BLOCK_ROWS).astype(np.float32) * np.float32(scale) + np.float32(shift)
     scores = product * times + (plus + np.float32(base))
     view(out, np.float32, BLOCK_ROWS)[:] = scores
-    return int(sum(1 << i for i in np.flatnonzero(scores >= np.float32(bound)).tolist()))
+    return int(
+        sum(1 << i for i in np.flatnonzero(scores + deviations * np.float32(reach) >= np.float32(bound)).tolist())
+    )

@@ -96,15 +96,17 @@ class ListBinary(Binary):
         self._query_bytes = 4 * self.dims
 
     def offsets(self, centroids: Floats) -> tuple[Floats, Floats]:
-        """Centroids (n, dim), of length 1 under cosine, less the centre and rotated, (n, D); and what their products
-        with a query lack then, (n,)."""
+        """Centroids (n, dim), of length 1 under cosine, less the centre and rotated, (n, D); and (n, 2) what their
+        products with a query lack then, and their squared lengths."""
         wide = np.zeros((len(centroids), self.dims), np.float32)
         scales = np.full(len(centroids), self.unit)  # as encode.scale_of has those of rows
         if self.metric != "cosine":
             scales = np.minimum(scales, LONGEST / np.maximum(lengths_of(centroids), np.finfo(np.float32).tiny))
         wide[:, : self.dim] = centroids * scales[:, None] - self._centres[0, : self.dim]
         made: Floats = self.rotation.apply(np.ascontiguousarray(wide[:, : self.dim]))
-        return made, (made.astype(np.float64) @ self._centres[1]).astype(np.float32)
+        exact = made.astype(np.float64)
+        terms = np.stack([exact @ self._centres[1], np.einsum("ij,ij->i", exact, exact)], axis=1)
+        return made, terms.astype(np.float32)
 
     def encode_listed(
         self, rows: Floats, norms: Floats, lists: NDArray[np.int32], offsets: Floats

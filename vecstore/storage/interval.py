@@ -4,9 +4,7 @@ Without a sync the disk may hold any of the pages written since the last one, an
 never arrived. So what the last sync made durable is kept whole, and found again:
 
 1. A read transaction stays open on the commit that was last synced: LMDB reuses none of its pages meanwhile.
-2. Its meta page is kept in `data.mdb-synced`, together with what names this run of the machine.
-3. Whoever opens the file after another run puts that meta page back, and so is at the last sync. In the same run (the
-   process was killed) the kernel has every page: the file is taken as it is.
+2. Its meta page is kept in `data.mdb-synced`, for whoever opens the file after a power loss (`recovery.py`).
 
 A sync: `env.sync` (all pages up to some commit are on the disk), then the record of that commit's meta page, synced,
 and only then the transaction on the commit before it ends. Each order that a crash can leave is one of the two.
@@ -14,168 +12,38 @@ and only then the transaction on the commit before it ends. Each order that a cr
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
-import fcntl
 import logging
 import os
-import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import xxhash
-
 from vecstore.errors import CorruptionError, StorageError
+from vecstore.storage import recovery
 from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.failpoints import reach
+from vecstore.storage.recovery import (
+    LAST_PAGE_AT,
+    MAGIC,
+    META_AT,
+    META_SIZE,
+    SLOTS_AT,
+    SUFFIX,
+    TXN_AT,
+    Record,
+    number,
+    unfinished,
+)
 
 log = logging.getLogger("vecstore")
-
-SUFFIX: Final = "-synced"
 
 # Pages of the last sync are not used again before the next one: it comes early when the file has grown by so much.
 GROWTH: Final = 256 << 20
 
 # Without commits for so long, all is synced and the record says so: then nothing is lost whatever happens.
 IDLE_SECONDS: Final = 1.0
-
-# MDB_meta of LMDB 0.9 on a machine of 64 bits, behind the header of its page: magic, version, address, size of the
-# map, two databases of 48 bytes (the first field of the first is the size of a page), last page, transaction.
-META_AT: Final = 16
-META_SIZE: Final = 136
-_MAGIC: Final = 0xBEEFC0DE
-_PAGE_SIZE_AT: Final = 24
-_LAST_PAGE_AT: Final = 120
-_TXN_AT: Final = 128
-
-_SLOT: Final = struct.Struct(f"<8sQB7x16s{META_SIZE}s")
-_SLOT_MAGIC: Final = b"vsynced1"
-_SLOTS_AT: Final = (0, 4096)  # in pages of their own, so that writing one cannot tear the other
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What `data.mdb-synced` says: whether there may be commits behind the last sync (`open`), the digest of the boot
-    they were made in, and the meta page of the last sync."""
-
-    number: int
-    open: bool
-    boot: bytes
-    meta: bytes
-
-    def pack(self) -> bytes:
-        """A slot: the fields, then XXH3-64 of them."""
-        fields = _SLOT.pack(_SLOT_MAGIC, self.number, self.open, self.boot, self.meta)
-        return fields + xxhash.xxh3_64_digest(fields)
-
-    @classmethod
-    def unpack(cls, slot: bytes) -> Record | None:
-        """The record in a slot, or None where none was written whole."""
-        fields = slot[: _SLOT.size]
-        if len(slot) < _SLOT.size + 8 or slot[_SLOT.size : _SLOT.size + 8] != xxhash.xxh3_64_digest(fields):
-            return None
-        magic, number, is_open, boot, meta = _SLOT.unpack(fields)
-        return cls(number, bool(is_open), boot, meta) if magic == _SLOT_MAGIC else None
-
-
-def boot_id() -> str | None:
-    """What names this run of the machine, until it goes down; None where the system does not tell."""
-    if sys.platform == "darwin":
-        buffer, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-        libc = ctypes.CDLL(ctypes.util.find_library("c"))
-        found = libc.sysctlbyname(b"kern.bootsessionuuid", buffer, ctypes.byref(size), None, 0) == 0
-        return buffer.value.decode() if found and buffer.value else None
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
-    except OSError:
-        return None
-
-
-def available() -> bool:
-    """Whether commits can be synced later on this machine."""
-    return boot_id() is not None and struct.calcsize("P") == 8
-
-
-def _boot_digest() -> bytes:
-    boot = boot_id()
-    return bytes(16) if boot is None else xxhash.xxh3_128_digest(boot.encode())
-
-
-def sync_file(fd: int) -> None:
-    """Have all that was written to a file on the disk."""
-    if hasattr(fcntl, "F_FULLFSYNC"):  # on macOS fsync(2) leaves it to the cache of the drive
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
-
-
-def read_record(data: Path) -> Record | None:
-    """The record of a data file, or None if there is none."""
-    path = data.with_name(data.name + SUFFIX)
-    try:
-        whole = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    found = [record for at in _SLOTS_AT if (record := Record.unpack(whole[at:])) is not None]
-    if not found:
-        raise CorruptionError(
-            f"{path} is damaged. If the machine has not gone down since the database was last used, delete it",
-            path=str(path),
-        )
-    return max(found, key=lambda record: record.number)
-
-
-def _unfinished(data: Path) -> Path:
-    """What a record is called before it is whole."""
-    return data.with_name(f".{data.name}{SUFFIX}")
-
-
-def is_behind(data: Path) -> bool:
-    """Whether the machine went down before all of a data file was synced, so that it needs `recover`."""
-    record = read_record(data)
-    return record is not None and record.open and record.boot != _boot_digest()
-
-
-def recover(data: Path) -> None:
-    """Have a data file that no one has open hold what is durable, and nothing else, and forget its record."""
-    with disk_errors(data):
-        _unfinished(data).unlink(missing_ok=True)
-        record = read_record(data)
-        if record is None:
-            return
-        fd = os.open(data, os.O_RDWR)
-        try:
-            if record.open and record.boot != _boot_digest():
-                _put_back(fd, data, record.meta)
-            reach("interval.put_back")
-            sync_file(fd)
-        finally:
-            os.close(fd)
-        data.with_name(data.name + SUFFIX).unlink()
-        sync_folder(data.parent)
-
-
-def _put_back(fd: int, data: Path, meta: bytes) -> None:
-    page_size, txn_id = _number(meta, _PAGE_SIZE_AT, 4), _number(meta, _TXN_AT)
-    there = [_number(os.pread(fd, META_SIZE, page * page_size + META_AT), _TXN_AT) for page in (0, 1)]
-    if max(there) < txn_id:
-        log.warning(
-            "vecstore: %s is older than its record of syncs: it was put back by hand, and is taken as it is", data
-        )
-        return
-    # The page that LMDB reads the transaction from comes first; the other one may lead nowhere, so it gets the same.
-    for page in (txn_id & 1, ~txn_id & 1):
-        os.pwrite(fd, meta, page * page_size + META_AT)
-    log.warning("vecstore: the machine went down while %s was written; it is at its last sync again", data)
-
-
-def _number(meta: bytes, at: int, size: int = 8) -> int:
-    return int.from_bytes(meta[at : at + size], sys.byteorder)
 
 
 class Syncer:
@@ -252,7 +120,7 @@ class Syncer:
             before, self._newest = self._newest, newest
         if before is not None:
             before[0].abort()
-        grown = _number(newest[1], _LAST_PAGE_AT) - _number(self._last.meta, _LAST_PAGE_AT)
+        grown = number(newest[1], LAST_PAGE_AT) - number(self._last.meta, LAST_PAGE_AT)
         if grown * self._page_size > GROWTH:
             self._wake.set()
 
@@ -384,32 +252,32 @@ class Syncer:
         """A read transaction on the last commit, and its meta page. Nobody commits meanwhile."""
         txn = self._env.begin()
         meta = os.pread(self._data, META_SIZE, (txn.id() & 1) * self._page_size + META_AT)
-        if (_number(meta, 0, 4), _number(meta, _TXN_AT)) != (_MAGIC, txn.id()):
+        if (number(meta, 0, 4), number(meta, TXN_AT)) != (MAGIC, txn.id()):
             txn.abort()
             raise CorruptionError(f"{self._path}: its meta page is not that of its last commit", path=str(self._path))
         return txn, meta
 
     def _write(self, is_open: bool, meta: bytes) -> None:
-        self._put(Record(self._last.number + 1, is_open, _boot_digest(), meta))
+        self._put(Record(self._last.number + 1, is_open, recovery.boot_digest(), meta))
 
     def _put(self, record: Record) -> None:
         with disk_errors(self._path):
             if self._record is None:
                 self._record = self._create(record)
             else:
-                os.pwrite(self._record, record.pack(), _SLOTS_AT[record.number & 1])
-                sync_file(self._record)
+                os.pwrite(self._record, record.pack(), SLOTS_AT[record.number & 1])
+                recovery.sync_file(self._record)
         self._last = record
 
     def _create(self, record: Record) -> int:
         path = self._path.with_name(self._path.name + SUFFIX)
-        unfinished = _unfinished(self._path)
-        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        hidden = unfinished(self._path)
+        fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            os.pwrite(fd, bytes(_SLOTS_AT[1] + 4096), 0)  # so that the next ones find room
-            os.pwrite(fd, record.pack(), _SLOTS_AT[record.number & 1])
-            sync_file(fd)
-            unfinished.rename(path)
+            os.pwrite(fd, bytes(SLOTS_AT[1] + 4096), 0)  # so that the next ones find room
+            os.pwrite(fd, record.pack(), SLOTS_AT[record.number & 1])
+            recovery.sync_file(fd)
+            hidden.rename(path)
             sync_folder(path.parent)
         except BaseException:
             os.close(fd)

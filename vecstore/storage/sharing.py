@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from vecstore.errors import ClosedError, NotADatabaseError, StorageError, VecstoreError
-from vecstore.storage import compaction, interval, log
+from vecstore.storage import compaction, log, recovery
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.config import FORMAT, read_config, upgrade
 from vecstore.storage.environment import Environment
@@ -168,7 +168,7 @@ class SharedFile(abc.ABC):
             failure = error  # what was written last is lost, and gone when the file is opened again
         try:
             if read_only:
-                interval.recover(old.path)
+                recovery.recover(old.path)
             fresh, self.config = _opened(old.path.parent, read_only=read_only, turn=old.turn, **options)
         except BaseException as error:
             self._unlist()
@@ -202,7 +202,7 @@ def _opened(folder: Path, *, read_only: bool, **options: Any) -> tuple[Environme
     """The data.mdb of a folder, and what its collection was created with."""
     if not read_only:
         compaction.finish(folder)
-        interval.recover(folder / DATA_FILE)
+        recovery.recover(folder / DATA_FILE)
     env = Environment(folder / DATA_FILE, read_only=read_only, **options)
     try:
         with env.reading() as txn:
