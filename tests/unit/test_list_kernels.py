@@ -17,7 +17,7 @@ from vecstore.quantization import ListBinary
 PROFILE = settings(max_examples=60 if JIT else 10, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 sums_of = njit(lambda block, table, size, out: tables.table_sums(block, table, size, out))
-estimates_of = njit(lambda a, b, c, d, e, f, g: tables.block_estimates(a, b, c, d, e, f, g))
+estimates_of = njit(lambda a, b, c, d, e, f, g, h: tables.block_estimates(a, b, c, d, e, f, g, h))
 kept = njit(lambda keys, count, wanted: lists.keep_best(keys, count, wanted))
 ordered = njit(lambda keys, count: lists.sort_keys(keys, count))
 
@@ -57,8 +57,8 @@ def test_the_largest_sums_fit_into_16_bits():
 
 
 @PROFILE
-@given(seed=seeds, bound=st.sampled_from([-np.inf, 0, 1, np.inf]))
-def test_estimates_of_a_block(seed, bound):
+@given(seed=seeds, bound=st.sampled_from([-np.inf, 0, 1, np.inf]), reach=st.sampled_from([0, 2]))
+def test_estimates_of_a_block(seed, bound, reach):
     rng = np.random.default_rng(seed)
     sums, terms = rng.integers(0, 65536, 32).astype(np.uint16), rng.standard_normal((3, 32)).astype(np.float32)
     scale, shift, base = rng.standard_normal(3).astype(np.float32) / [65536, 1, 1]
@@ -66,11 +66,13 @@ def test_estimates_of_a_block(seed, bound):
         out = np.zeros(32, np.float32)
         reached = function(
             sums.ctypes.data, terms.ctypes.data, np.float32(scale), np.float32(shift), np.float32(base),
-            np.float32(bound), out.ctypes.data,
+            np.float32(reach), np.float32(bound), out.ctypes.data,
         )  # fmt: skip
         exact = (sums * np.float64(scale) + shift) * terms[0] + terms[1] + base
         np.testing.assert_allclose(out, exact, rtol=1e-5, atol=1e-5)
-        assert reached == sum(1 << int(i) for i in np.flatnonzero(out >= np.float32(bound)))
+        for row, most in enumerate((exact + reach * terms[2].astype(np.float64)).tolist()):
+            assert (reached >> row) & 1 == (most >= bound) or abs(most - bound) < 1e-4
+        assert 0 <= reached < 1 << 32
 
 
 @PROFILE
@@ -173,7 +175,7 @@ def test_codes_of_lists_are_unbiased_and_within_their_deviations(metric, dim):
         base = (
             -((query - centroids) ** 2).sum(axis=1)
             if metric == "l2"
-            else offsets.astype(np.float64) @ turned + extra + centre @ query
+            else offsets.astype(np.float64) @ turned + extra[:, 0] + centre @ query
         )
         if metric != "l2":
             np.testing.assert_allclose(base, centroids @ query, rtol=1e-3, atol=1e-3)

@@ -87,7 +87,7 @@ def test_lengths_from_the_least_to_the_most_in_lists(monkeypatch, metric, kind, 
     allowed = np.full(38, 255, np.uint8)
     for row in [0, *range(200, 300, 11), 299]:
         scores, off = exact(metric, rows, rows[row])
-        found, given, _ = lists.search(raw._rows(), allowed, rows[row][None], 10, 1000, 300, 300, 1)
+        found, given, _ = lists.search(raw._rows(), allowed, rows[row][None], 10, 1000, 300, 300, 0, 1)
         assert len(set(found[0].tolist())) == 10
         assert (np.abs(given[0] - scores[found[0]]) <= off[found[0]]).all()
         missing = np.setdiff1d(np.arange(300), found)
