@@ -205,3 +205,56 @@ def test_lists_of_a_raw_index_are_looked_after_when_rows_only_go():
     assert stats["tombstones"] <= 0.25 * 100 + 8 * stats["lists"]
     assert index._index.due == 0
     sound(index, {one: row for one, row in enumerate(clustered(2000)) if one >= 1900})
+
+
+def longest(parts):
+    return int(parts["sizes"].argmax())
+
+
+def first_block(parts):
+    return int(parts["heads"][longest(parts)])
+
+
+DAMAGES = {
+    "a slot that there is not": lambda parts: parts["slots"].__setitem__((first_block(parts), 0), 10**6),
+    "a slot below -1": lambda parts: parts["tail_slots"].__setitem__((0, 0), -2),
+    "a row in two places": lambda parts: parts["slots"].__setitem__((first_block(parts), 0), parts["tail_slots"][0, 0]),
+    "a block in two lists": lambda parts: parts["heads"].__setitem__(parts["sizes"].argmin(), first_block(parts)),
+    "a chain that leads out": lambda parts: parts["heads"].__setitem__(longest(parts), len(parts["chain"])),
+    "a size below 0": lambda parts: parts["sizes"].__setitem__(0, -5),
+    "a list without blocks": lambda parts: parts["heads"].__setitem__(longest(parts), -1),
+    "a list that is too long": lambda parts: parts["sizes"].__setitem__(longest(parts), 2**30),
+    "another number of dead": lambda parts: parts["dead"].__setitem__(0, parts["dead"][0] + 1),
+    "a tail that is too long": lambda parts: parts["tail_size"].__setitem__(0, 10**6),
+    "a tail of less than none": lambda parts: parts["tail_size"].__setitem__(0, -1),
+    "centroids that are none": lambda parts: parts["centroids"].__setitem__((0, 0), np.nan),
+    "fewer centroids": lambda parts: parts.update(centroids=parts["centroids"][:-1]),
+    "fewer blocks": lambda parts: parts.update(codes=parts["codes"][:-1]),
+    "codes of other rows": lambda parts: parts.update(codes=parts["codes"][:, :-64].copy()),
+    "a part that is missing": lambda parts: parts.pop("chain"),
+}
+
+
+@kinds
+def test_lists_come_back_as_they_were_and_damaged_parts_are_told(kind):
+    index = raw(800, kind)
+    index.remove(range(0, 800, 9))
+    index.add(clustered(40, 3), range(800, 840))
+    stored = {one: row for one, row in enumerate(clustered(800)) if one % 9}
+    stored |= dict(zip(range(800, 840), clustered(40, 3), strict=True))
+    inner, held = index._index, index._index.graph
+    with held.held() as parts:
+        kept = {name: part.copy() for name, part in parts.items()}
+    assert kept["tail_size"][0] == 40
+    for name, damage in DAMAGES.items():
+        damaged = {part: values.copy() for part, values in kept.items()}
+        damage(damaged)
+        with pytest.raises((ValueError, KeyError)):
+            inner._made(inner.config, held.arrays.coder, held.fitted_on).restore(damaged, index._slots)
+            raise AssertionError(name)
+    inner.take_over(held.arrays.coder, inner.config, held.fitted_on, kept, index._slots)
+    sound(index, stored)
+    index.add(clustered(500, 8), range(900, 1400))
+    index.remove(range(900, 1000))
+    stored |= {one: row for one, row in zip(range(900, 1400), clustered(500, 8), strict=True) if one >= 1000}
+    sound(index, stored)
