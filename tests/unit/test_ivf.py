@@ -46,7 +46,7 @@ def step(index):
     """Prepare a step on lists, as the thread in the background does."""
     inner = index._index
     inner.prepare(index._rows(), inner.lsn, len(index), index._live_slots)
-    return inner._step
+    return inner._prepared and inner._prepared[2]
 
 
 @pytest.fixture
@@ -121,10 +121,10 @@ def reach(index, do):
 def test_a_step_of_lists_that_were_replaced_is_dropped(by_hand, kind):
     index = raw(500, kind)
     reach(index, "file")
-    kept = index._index._step
+    kept = index._index._prepared
     index._index.replace(index._index.begun(index._rows(), index._live_slots(), None), index._lsn, index._rows(),
                          index._lsn, index._live_slots, lambda _: None)  # fmt: skip
-    index._index._step = kept
+    index._index._prepared = kept
     index._index.link()
     sound(index, dict(enumerate(clustered(500))))
 
@@ -203,7 +203,7 @@ def test_lists_of_a_raw_index_are_looked_after_when_rows_only_go():
     index.remove(gone)
     stats = index.stats()
     assert stats["tombstones"] <= 0.25 * 100 + 8 * stats["lists"]
-    assert index._index.due == 0
+    assert not index._index.uneven
     sound(index, {one: row for one, row in enumerate(clustered(2000)) if one >= 1900})
 
 

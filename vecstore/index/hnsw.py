@@ -108,11 +108,6 @@ class HnswIndex(Answering[Graph]):
             return 0
         return graph.arrays.count - graph.arrays.linked
 
-    @property
-    def due(self) -> int:
-        """Nothing else must be done before a search is as good as it can be."""
-        return 0
-
     def link(self, threads: int | None = None) -> int:
         """Link the next batch; how many nodes still wait."""
         graph = self.graph
@@ -120,6 +115,11 @@ class HnswIndex(Answering[Graph]):
             left = graph.link(threads or cpus())
             self.work += max(0, waiting - left)
         return self.to_link
+
+    @property
+    def uneven(self) -> bool:
+        """Never: `settle` sees to it that nothing stays so."""
+        return False
 
     @property
     def crowded(self) -> bool:

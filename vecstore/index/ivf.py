@@ -68,12 +68,9 @@ class Plan(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a step on lists has of the rows: those with `slots` at `places`, of the first `of_tail` places of the tail
-    or of the lists `around`, of which the first is to be split, dissolved or written anew. It is of no use for other
-    `lists`, nor once their slots have another `numbering`."""
+    or of the lists `around`, of which the first is to be split, dissolved or written anew."""
 
     do: str
-    lists: InvertedFile
-    numbering: int
     vectors: Floats
     norms: Floats
     slots: Longs
@@ -90,7 +87,7 @@ class IvfIndex(Answering[InvertedFile]):
         if self.kind == "binary":
             self.kind = "list-binary"
         self._planned: tuple[Any, Plan] = (None, Plan(0, 0, 0, 0, 1))
-        self._step: Step | None = None
+        self._prepared: tuple[InvertedFile, int, Step] | None = None
 
     @staticmethod
     def scans(count: int) -> bool:
@@ -121,40 +118,40 @@ class IvfIndex(Answering[InvertedFile]):
         """Take what the next step needs of the rows as they are at `lsn`."""
         with self._following:
             del count
-            known = lsn == self._lsn and self.graph is not None
-            self._step = self._next_step(self.graph, rows, live) if known and self.graph is not None else None
+            lists, self._prepared = self.graph, None
+            if lsn != self._lsn or lists is None:
+                return
+            numbering = lists.numbering
+            step = self._next_step(lists, rows, live)
+            if step is not None:
+                self._prepared = lists, numbering, step
 
     def link(self, threads: int | None = None) -> int:
         """Do the step that was prepared; how much is left to be done."""
-        step, self._step = self._step, None
+        prepared, self._prepared = self._prepared, None
         lists, threads = self.graph, threads or cpus()
         if lists is None:
             return 0
-        if step is not None and step.lists is lists:
+        if prepared is not None and prepared[0] is lists:  # or they were replaced since
+            _, numbering, step = prepared
             with lists.filing():
-                _do(step, lists, threads)
+                _do(step, lists, numbering, threads)
             self.work += len(step.slots)
-        return self.to_link + self.due
-
-    @property
-    def due(self) -> int:
-        """Lists to be split, dissolved or written anew."""
-        return 0 if self.graph is None else len(self._due(self.graph))
+        return self.to_link + len(self._due(lists))
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
         if not self.to_link and not lists.trained:
             return None
-        numbering = lists.numbering
         if not lists.trained:
             slots = live()
             wanted = SAMPLES * lists_for(len(slots), lists.config)
             if len(slots) > wanted:
                 rng = np.random.default_rng(lists.config.seed)
                 slots = np.sort(rng.choice(slots, wanted, replace=False, shuffle=False))
-            return Step("train", lists, numbering, *gathered(rows, slots), slots, slots)
+            return Step("train", *gathered(rows, slots), slots, slots)
         if lists.arrays.tail_size:
             slots, places, n = lists.waiting(BATCH)
-            return Step("file", lists, numbering, *gathered(rows, slots), slots, places, of_tail=n)
+            return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
         due = self._due(lists)
         if not due:
             return None
@@ -162,7 +159,7 @@ class IvfIndex(Answering[InvertedFile]):
         near = () if do == "rewrite" else nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
         members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
         slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
-        return Step(do, lists, numbering, *gathered(rows, slots), slots, places, around=(one, *near))
+        return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
@@ -182,6 +179,11 @@ class IvfIndex(Answering[InvertedFile]):
         """Codes stay: centroids follow the rows."""
         del rows, lsn, live
         return False
+
+    @property
+    def uneven(self) -> bool:
+        """Whether lists are to be split, dissolved or written anew."""
+        return self.graph is not None and len(self._due(self.graph)) > 0
 
     @property
     def crowded(self) -> bool:
@@ -292,7 +294,7 @@ def unit_rows(vectors: Floats, norms: Floats, metric: Metric) -> Floats:
     return vectors / norms[:, None] if metric == "cosine" else vectors
 
 
-def _do(step: Step, lists: InvertedFile, threads: int) -> None:
+def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
     metric, arrays = lists.metric, lists.arrays
     coder, centroids = arrays.coder, arrays.centroids
     points = unit_rows(step.vectors, step.norms, metric)
@@ -339,8 +341,8 @@ def _do(step: Step, lists: InvertedFile, threads: int) -> None:
 
     over_ranges(len(chosen), 256, threads if len(chosen) > 1024 else 1, work)
     lists.put(
-        slots, places, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept, dropped=dropped,
-        numbering=step.numbering,
+        slots, places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
+        dropped=dropped,
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class InvertedFile:
         self.limits: Ints = np.zeros(0, np.int32)
         """How long each list may be at least: more than others, where a split did not part its rows."""
         self.numbering = 0
-        """How often slots were numbered anew."""
+        """Differs whenever slots were numbered anew."""
         self._owners: Ints = np.zeros(0, np.int32)
         """The list of each block."""
         self._free: list[int] = []
@@ -219,6 +219,7 @@ class InvertedFile:
         self,
         slots: Longs,
         places: Longs,
+        numbering: int,
         lists: Ints,
         codes: Codes,
         terms: Floats,
@@ -227,18 +228,17 @@ class InvertedFile:
         emptied: list[int] | None = None,
         centroids: dict[str, Any] | None = None,
         dropped: int | None = None,
-        numbering: int | None = None,
     ) -> None:
         """Rows that had `places` into lists, as codes relative to them, in one step.
 
-        Rows that have gone meanwhile are left out. `of_tail` places of the tail are gone then, and the blocks of the
+        Rows that have gone meanwhile are left out, and all stays as it is where slots were numbered anew since
+        `numbering`. `of_tail` places of the tail are gone then, and the blocks of the
         lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists
-        from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers. Nothing is done
-        if `slots` are of another `numbering` than they have by now.
+        from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers.
         """
         with self._changing:
             self._reclaim()
-            if numbering is not None and numbering != self.numbering:
+            if numbering != self.numbering:
                 return
             alive = np.flatnonzero(self._places[slots] == places)
             order = alive[np.argsort(lists[alive], kind="stable")]
