@@ -16,7 +16,7 @@ def made(kind, metric="cosine", **config):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_floors_of_recall(kind, metric):
-    rows, _ = embeddings(8000, 2)
+    rows, _ = embeddings(5000, 2)
     index = made(kind, metric)
     index.add(rows)
     assert index.stats()["tail"] == 0
@@ -88,8 +88,9 @@ def test_lists_follow_rows_that_drift(kind, metric):
         assert drifted >= anew - 0.01
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "metric"), [("binary", one) for one in METRICS] + [("int8", "l2"), ("float32", "dot")]
+)
 def test_many_equal_rows_hide_no_others(kind, metric):
     one = np.random.default_rng(0).standard_normal(DIM).astype(np.float32)
     others, _ = embeddings(1000, 4)
@@ -107,8 +108,8 @@ def test_many_equal_rows_hide_no_others(kind, metric):
     assert (scores == scores[0]).all()
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 65, 200, 1000])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [1, 3, 65, 1000])
+@pytest.mark.parametrize("kind", ["binary", "int8"])
 def test_any_number_of_dims(kind, dim):
     rows = np.random.default_rng(dim).standard_normal((4200, dim)).astype(np.float32)
     index = vecstore.Index(dim, "l2", index=vecstore.IVF(nlist=8), quantization=KINDS[kind])
