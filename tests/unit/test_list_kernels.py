@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from vecstore.kernels import lists, tables, twins
+from vecstore.kernels import keys as sorting
+from vecstore.kernels import tables, twins
 from vecstore.kernels._jit import JIT
 from vecstore.kernels.listing import place_rows, take_rows
 from vecstore.quantization import ListBinary
@@ -18,8 +19,8 @@ PROFILE = settings(max_examples=60 if JIT else 10, deadline=None, derandomize=Tr
 seeds = st.integers(0, 2**32 - 1)
 sums_of = njit(lambda block, table, size, out: tables.table_sums(block, table, size, out))
 estimates_of = njit(lambda a, b, c, d, e, f, g, h: tables.block_estimates(a, b, c, d, e, f, g, h))
-kept = njit(lambda keys, count, wanted: lists.keep_best(keys, count, wanted))
-ordered = njit(lambda keys, count: lists.sort_keys(keys, count))
+kept = njit(lambda keys, count, wanted: sorting.keep_best(keys, count, wanted))
+ordered = njit(lambda keys, count: sorting.sort_keys(keys, count))
 
 
 def expected_sums(block, table):

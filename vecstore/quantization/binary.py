@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels.encode import LONGEST
+from vecstore.kernels.gathering import LISTED
 from vecstore.kernels.listing import encode_listed
-from vecstore.kernels.lists import LISTED
 from vecstore.kernels.scans import BINARY
 from vecstore.quantization.quantizer import METRICS, Quantizer, QueryCodes, lengths_of
 from vecstore.quantization.rotation import Floats
