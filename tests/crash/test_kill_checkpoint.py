@@ -21,16 +21,14 @@ import os, sys
 import numpy as np
 import vecstore
 from vecstore import indexing
-from vecstore.index import graph, hnsw, ivf
+from vecstore.index import graph, hnsw
 from vecstore.storage import checkpoint, log
-ivf.FIT_FROM, ivf.TRAIN_FROM, ivf.LEAST_LONGEST, ivf.BATCH = 100, 300, 24, 64
 hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
 indexing.BUSY_ROWS = indexing.IDLE_ROWS = 64
 indexing.BUSY_SHARE = indexing.IDLE_SHARE = indexing.REST = 0
 checkpoint.PIECE_BYTES = 4096
 log.KEEP, log.TRIM_AT_ONCE = 4, 2
-index = vecstore.IVF() if sys.argv[4] == "ivf" else vecstore.HNSW()
-docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", index=index, exist_ok=True)
+docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", exist_ok=True)
 seed = int(sys.argv[3])
 random = np.random.default_rng(seed)
 for n in range(40):
@@ -62,12 +60,12 @@ def applied(rows, seed, count):
     return rows
 
 
-def killed(path, seed, failpoint=None, after=None, index="hnsw"):
+def killed(path, seed, failpoint=None, after=None):
     """Run the writer until the failpoint, or until it is killed `after` some rounds; the rounds that it told of."""
     environment = {**os.environ, "PYTHONPATH": os.fspath(Path(vecstore.__file__).parents[1])}
     if failpoint is not None:
         environment[failpoints.VARIABLE] = failpoint
-    command = [sys.executable, "-c", WRITER, path, str(DIM), str(seed), index]
+    command = [sys.executable, "-c", WRITER, path, str(DIM), str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
         told = []
         for line in child.stdout:
@@ -87,8 +85,7 @@ def verified(path, rows, seed, told):
         for linked in (False, True):
             if linked:
                 docs.wait_indexed(60)
-            far = {"nprobe": 1000} if docs.stats().index == "IVF" else {"ef": 200}
-            hits = docs.search(np.array(list(found.values())), 1, **far)
+            hits = docs.search(np.array(list(found.values())), 1, ef=200)
             assert [one[0].id for one in hits] == list(found)
         stats = docs.stats()
         assert stats.linked + stats.tail == stats.count
@@ -101,7 +98,7 @@ def verified(path, rows, seed, told):
 
 
 @pytest.fixture
-def settings(small_graphs, small_lists, monkeypatch):
+def settings(small_graphs, monkeypatch):
     """Those of the writer."""
     monkeypatch.setattr(checkpoint, "PIECE_BYTES", 4096)
     monkeypatch.setattr(log, "KEEP", 4)
@@ -127,11 +124,10 @@ def test_at_a_failpoint(tmp_path, settings, failpoint, count, caplog):
     assert not [one for one in caplog.records if "damaged" in one.getMessage()]
 
 
-@pytest.mark.parametrize("index", ["hnsw", "ivf"])
-def test_at_random(tmp_path, settings, caplog, index):
+def test_at_random(tmp_path, settings, caplog):
     seed = int(os.environ.get("VECSTORE_SEED", "1"))
     generator, rows = random.Random(seed), {}
     for kill in range(KILLS):
-        _, told = killed(tmp_path, kill, after=(generator.randrange(1, 38), generator.random() * 0.03), index=index)
+        _, told = killed(tmp_path, kill, after=(generator.randrange(1, 38), generator.random() * 0.03))
         rows = verified(tmp_path, rows, kill, told)
     assert not [one for one in caplog.records if "index.mdb" in one.getMessage()]

@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 
 import vecstore
-from vecstore.index import graph, hnsw, ivf
+from vecstore.index import graph, hnsw
 
 DIM = 4
 ROWS = 400
@@ -47,15 +47,12 @@ def fill(docs):
 
 
 def main(target):
-    """Write the files of all collections, without free pages."""
+    """Write the files of both collections, without free pages."""
     hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
-    ivf.FIT_FROM, ivf.TRAIN_FROM, ivf.LEAST_LONGEST = 100, 300, 24
     with tempfile.TemporaryDirectory() as scratch:
         with vecstore.open(scratch) as db:
             fill(db.create_collection("flat", DIM, "l2", index=vecstore.Flat()))
             fill(db.create_collection("graph", DIM, "cosine", index=vecstore.HNSW(m=8, ef_construction=32)))
-            lists = vecstore.IVF()
-            fill(db.create_collection("lists", DIM, "cosine", index=lists, quantization=vecstore.Binary()))
         for source in [Path(scratch, "VECSTORE"), *Path(scratch).glob("collections/*/*.mdb")]:
             copy = target / source.relative_to(scratch)
             copy.parent.mkdir(parents=True, exist_ok=True)

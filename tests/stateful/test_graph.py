@@ -1,4 +1,4 @@
-"""Graphs and lists follow every sequence of writes: with all rows among its candidates, a search is the exact one."""
+"""A graph follows every sequence of writes: with all rows among its candidates, a search of it is the exact search."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import vecstore
 from vecstore import indexing
-from vecstore.index import following, graph, hnsw, ivf, lists, nodes
+from vecstore.index import following, graph, hnsw, nodes
 from vecstore.storage import blocks, checkpoint, log
 from vecstore.testing import ModelDatabase, strategies, wrong_hits
 
@@ -24,34 +24,18 @@ ALL = 1000  # candidates and rescored rows for each hit, with which every row is
 class GraphMachine(RuleBasedStateMachine):
     """A collection that is linked early and refitted often, whose log is short; read by its writer and by a reader."""
 
-    own = (
-        (hnsw, "FIT_FROM", 20),
-        (hnsw, "LINK_FROM", 40),
-        (hnsw, "REFIT_GROWTH", 3),
-        # What a walk costs decides whether there is one: here mostly there is.
-        (hnsw, "CANDIDATE", 1.0),
-        (graph, "MIN_BATCH", 8),
-        (graph, "MIN_PILOTS", 2),
-        (nodes, "CHUNK", 16),
-    )
-    effort = "ef"
-
-    @staticmethod
-    def index(m):
-        return vecstore.HNSW(m=m, ef_construction=40)
-
-    @staticmethod
-    def state(index):
-        """What an index is, by slots."""
-        return index.graph and index.graph.links_by_slot()
-
     def __init__(self):
         super().__init__()
         self.path = tempfile.mkdtemp()
         self.patch = pytest.MonkeyPatch()
         for module, name, value in (
-            *self.own,
+            (hnsw, "FIT_FROM", 20),
+            (hnsw, "LINK_FROM", 40),
+            (hnsw, "REFIT_GROWTH", 3),
             (following, "REMEMBERED", 2),
+            (graph, "MIN_BATCH", 8),
+            (graph, "MIN_PILOTS", 2),
+            (nodes, "CHUNK", 16),
             (indexing, "MAX_TAIL", 30),
             (indexing, "BUSY_ROWS", 16),
             (indexing, "BUSY_SHARE", 0),
@@ -66,6 +50,8 @@ class GraphMachine(RuleBasedStateMachine):
             (blocks, "MAX_ROWS", 64),
         ):
             self.patch.setattr(module, name, value)
+        # What a walk costs decides whether there is one: here mostly there is.
+        self.patch.setattr(hnsw, "CANDIDATE", 1.0)
         self.folder, self.model, self.open = {}, None, []
 
     def teardown(self):
@@ -86,7 +72,9 @@ class GraphMachine(RuleBasedStateMachine):
         self.reopen_all()
         self.model = ModelDatabase(self.folder)
         for db in (self.open[0], self.model):
-            db.create_collection(NAME, dim, metric, index=self.index(m), quantization=quantization)
+            db.create_collection(
+                NAME, dim, metric, index=vecstore.HNSW(m=m, ef_construction=40), quantization=quantization
+            )
         vectors = np.random.default_rng(n).standard_normal((n, dim)).astype(np.float32)
         self.both("insert", range(n), vectors, [{"n": one % 5} for one in range(n)])
 
@@ -145,27 +133,26 @@ class GraphMachine(RuleBasedStateMachine):
         threshold=strategies.thresholds,
     )
     def search_all(self, data, reader, k, filter, threshold):
-        """Where ef or nprobe cover all rows, the answer is the exact one."""
+        """Where `ef` covers all rows, the answer is the exact one."""
         query, rows = self.drawn(data, 1)[0], self.rows(reader)
         options = {"filter": filter, "score_threshold": threshold}
         how = {} if rows.info.quantization is None else {"oversampling": ALL}
-        found = rows.search(query, k, **{self.effort: ALL}, **how, **options)
+        found = rows.search(query, k, ef=ALL, **how, **options)
         assert wrong_hits(self.model.get_collection(NAME), found, query, k, **options) is None
 
     @rule(
         data=st.data(),
         reader=st.integers(0, 1),
         k=st.sampled_from([1, 5, 40]),
-        effort=st.sampled_from([None, 1, 20]),
+        ef=st.sampled_from([None, 1, 20]),
         filter=st.none() | st.integers(0, 4).map(lambda n: {"n": n}),
         payload=st.booleans(),
     )
-    def search(self, data, reader, k, effort, filter, payload):
+    def search(self, data, reader, k, ef, filter, payload):
         """As many as there are, none twice, none that is gone, each with its own score."""
         queries = data.draw(strategies.queries(self.dim, self.metric))
         model = self.model.get_collection(NAME)
-        options = {"filter": filter, "with_payload": payload, self.effort: effort}
-        found = self.rows(reader).search(queries, k, **options)
+        found = self.rows(reader).search(queries, k, ef=ef, filter=filter, with_payload=payload)
         for query, hits in zip(np.atleast_2d(queries), found if queries.ndim == 2 else [found], strict=True):
             ids, scores, slack = model.scores(query, filter)
             expected = dict(zip(ids, zip(scores.tolist(), slack.tolist(), strict=True), strict=True))
@@ -194,12 +181,12 @@ class GraphMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
-        """The index is the same again."""
+        """The graph is the same again."""
         rows = self.rows()
         for db in self.open:
             db.close()
         self.reopen_all()
-        before, after = (self.state(one._index) for one in (rows, self.rows()))
+        before, after = (one._index.graph and one._index.graph.links_by_slot() for one in (rows, self.rows()))
         assert before == after
         assert self.rows().stats().checkpoint_lsn == (0 if before is None else rows._index.lsn)
 
@@ -235,50 +222,13 @@ class GraphMachine(RuleBasedStateMachine):
         assert rows.check() == []
 
 
-class ListMachine(GraphMachine):
-    """The same of lists that are begun early, and split, dissolved and written anew all the time."""
-
-    own = (
-        (ivf, "FIT_FROM", 20),
-        (ivf, "TRAIN_FROM", 40),
-        (ivf, "LEAST_LONGEST", 8),
-        (ivf, "LONGEST", 2.0),
-        (ivf, "BATCH", 32),
-        (ivf, "SAMPLES", 4),
-        (ivf, "NEARBY", 3),
-        (lists, "CHUNK", 16),
-    )
-    effort = "nprobe"
-
-    @staticmethod
-    def index(m):
-        return vecstore.IVF(nlist=None if m == 8 else 6)
-
-    @staticmethod
-    def state(index):
-        held = index.graph
-        return held and [held.members(one)[0].tolist() for one in range(len(held.arrays.heads))]
-
-    @rule()
-    def compact(self):
-        self.rows().compact()
-
-
-def run(machine, examples):
+def test_a_graph_follows_any_sequence_of_writes():
     run_state_machine_as_test(
-        machine,
+        GraphMachine,
         settings=settings(
-            max_examples=1000 if MANY else examples,
+            max_examples=1000 if MANY else 40,
             stateful_step_count=60 if MANY else 25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-def test_a_graph_follows_any_sequence_of_writes():
-    run(GraphMachine, 40)
-
-
-def test_lists_follow_any_sequence_of_writes():
-    run(ListMachine, 15)

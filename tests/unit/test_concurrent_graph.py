@@ -1,4 +1,4 @@
-"""Searches from many threads while rows come and go, and while graphs and lists change."""
+"""Searches of a graph from many threads while rows come and go, and while nodes are linked, swept and numbered anew."""
 
 import os
 import threading
@@ -12,8 +12,6 @@ from vecstore.index import graph
 
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
 KINDS = ["auto", vecstore.Int4(), vecstore.Binary(), None]
-INDEXES = [vecstore.HNSW(), vecstore.IVF(seed=3)]
-by_index = pytest.mark.parametrize("index", INDEXES, ids=["hnsw", "ivf"])
 names = {"ids": lambda kind: getattr(type(kind), "__name__", str(kind)) if kind != "auto" else "auto"}
 
 
@@ -89,17 +87,15 @@ def test_no_row_is_found_twice_while_nodes_are_linked(db, rows, small_graphs, mo
     threads.stop()
 
 
-@by_index
 @pytest.mark.parametrize("kind", KINDS, **names)
-def test_no_row_is_missed_while_it_is_replaced(db, rows, small_graphs, small_lists, threads, kind, index):
+def test_no_row_is_missed_while_it_is_replaced(db, rows, small_graphs, threads, kind):
     """A search sees the old row or the new one, whichever of the two commits it belongs to."""
-    docs = db.create_collection("docs", 16, "l2", index=index, quantization=kind)
+    docs = db.create_collection("docs", 16, "l2", quantization=kind)
     docs.insert(range(1000), rows(1000, 16), [{"n": 0}] * 1000)
-    far = {"ef": 2000} if index == INDEXES[0] else {"nprobe": 2000}
     docs.wait_indexed(60)
 
     def all_of_them():
-        hits = docs.search(np.zeros(16), 1000, with_vectors=True, **far)
+        hits = docs.search(np.zeros(16), 1000, ef=2000, with_vectors=True)
         sound(hits, 1000)
         assert len({hit.payload["n"] for hit in hits if hit.id < 60}) == 1, "a commit is seen whole"
         for hit in hits[::50]:
@@ -113,20 +109,11 @@ def test_no_row_is_missed_while_it_is_replaced(db, rows, small_graphs, small_lis
     assert docs.check() == []
 
 
-@pytest.mark.parametrize(
-    ("index", "metric", "kind"),
-    [
-        (INDEXES[0], "cosine", "auto"), (INDEXES[0], "l2", vecstore.Int4()), (INDEXES[0], "dot", None),
-        (INDEXES[1], "l2", vecstore.Binary()), (INDEXES[1], "cosine", vecstore.Int8()),
-    ],
-)  # fmt: skip
-def test_eight_threads_search_while_rows_come_and_go(
-    db, rows, true_scores, small_graphs, small_lists, threads, metric, kind, index
-):
+@pytest.mark.parametrize(("metric", "kind"), [("cosine", "auto"), ("l2", vecstore.Int4()), ("dot", None)])
+def test_eight_threads_search_while_rows_come_and_go(db, rows, true_scores, small_graphs, threads, metric, kind):
     dim, n = 24, 2000
-    docs = db.create_collection("docs", dim, metric, index=index, quantization=kind)
+    docs = db.create_collection("docs", dim, metric, quantization=kind)
     docs.insert(range(n), rows(n, dim))
-    far = {} if index == INDEXES[0] else {"nprobe": 1000}
     mutex = threading.Lock()
     gone, there = {}, {}  # ids that were deleted for good; the vectors of inserts that have returned
     seeds = iter(range(10**9))
@@ -144,7 +131,7 @@ def test_eight_threads_search_while_rows_come_and_go(
         np.testing.assert_allclose([hit.score for hit in hits], expected, rtol=2e-5, atol=2e-5)
         if some:
             one, vector = some[seed % len(some)]
-            best = docs.search(vector, 1, **far)[0]
+            best = docs.search(vector, 1)[0]
             with mutex:
                 still = one in there
             # Under dot a longer row may well be nearer than the row itself.
