@@ -185,6 +185,6 @@ def test_codes_of_lists_are_unbiased_and_within_their_deviations(metric, dim):
         off.append(errors / deviations)
     off = np.array(off)
     assert np.abs(off.mean(axis=0)).mean() < 0.3, "over rotations the errors of a row are about 0"
-    assert abs(off.mean()) < 0.02
+    assert abs(off.mean()) < 0.05
     assert 0.8 < np.sqrt((off**2).mean()) < 1.2
     assert (np.abs(off) < 1.96).mean() > 0.93
