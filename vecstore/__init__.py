@@ -52,7 +52,9 @@ if TYPE_CHECKING:
         HNSW,
         IVF,
         Binary,
+        Clustering,
         CollectionInfo,
+        DuplicateGroup,
         Estimate,
         Finding,
         Flat,
@@ -84,6 +86,8 @@ __all__ = [
     "Stats",
     "Finding",
     "Estimate",
+    "Clustering",
+    "DuplicateGroup",
     "Index",
     "HNSW",
     "IVF",
@@ -129,6 +133,8 @@ _HOME = {
     **dict.fromkeys(
         ["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Estimate"], "types"
     ),
+    **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
+    **dict.fromkeys(["Clustering", "DuplicateGroup"], "types"),
     **dict.fromkeys(["HNSW", "IVF", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 

@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
+from vecstore.analysis_verbs import Progress
 from vecstore.arguments import MAX_SECONDS, Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
 from vecstore.keywords import verb
 from vecstore.types import (
+    Clustering,
     CollectionInfo,
+    DuplicateGroup,
     Estimate,
     Filter,
     Finding,
@@ -262,13 +265,49 @@ class RemoteCollection(CollectionVerbs):
             request.quantization = wire.write_quantization(quantization)
         return wire.read_estimate(self._call(self._stub.Estimate, request))
 
+    def _cluster(self, n: int, filter: Filter | None, iterations: int, seed: int, progress: Progress) -> Clustering:
+        progress(0, 1)
+        request = pb.ClusterRequest(
+            collection=self.name, n=n, filter=wire.write_filter(filter), iterations=iterations, seed=seed
+        )
+        found = wire.read_clustering(self._call(self._stub.Cluster, request))
+        progress(1, 1)
+        return found
+
+    def _near_duplicates(
+        self, threshold: float, filter: Filter | None, exact: bool, progress: Progress
+    ) -> list[DuplicateGroup]:
+        progress(0, 1)
+        request = pb.NearDuplicatesRequest(
+            collection=self.name, threshold=threshold, filter=wire.write_filter(filter), exact=exact
+        )
+        found = wire.read_groups(self._call(self._stub.NearDuplicates, request))
+        progress(1, 1)
+        return found
+
+    def _outliers(
+        self, n: int, k: int, filter: Filter | None, with_payload: bool, with_vectors: bool, progress: Progress
+    ) -> list[Hit]:
+        progress(0, 1)
+        request = pb.OutliersRequest(
+            collection=self.name,
+            n=n,
+            k=k,
+            filter=wire.write_filter(filter),
+            with_payload=with_payload,
+            with_vectors=with_vectors,
+        )
+        found = wire.read_hit_list(self._call(self._stub.Outliers, request).hits)
+        progress(1, 1)
+        return found
+
     def stats(self) -> Stats:
         """Counts and sizes."""
         answer = self._call(self._stub.Stats, pb.StatsRequest(collection=self.name))
         self.info = wire.read_info(answer.info)  # its index may be another by now
         return wire.read_stats(answer)
 
-    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
+    def _check(self, progress: Progress) -> list[Finding]:
         progress(0, 1)
         answer = self._call(self._stub.Check, pb.CheckRequest(collection=self.name))
         progress(1, 1)

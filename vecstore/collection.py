@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from vecstore import arguments
+from vecstore import analysis, arguments
 from vecstore.arguments import Rows, pack_payload, unpack_payload
 from vecstore.budget import Budget, Share
 from vecstore.errors import (
@@ -30,6 +30,7 @@ from vecstore.estimates import ROW_BYTES, estimated
 from vecstore.filters import compile_filter
 from vecstore.index import flat
 from vecstore.index.answering import NO_FIGURES
+from vecstore.index.calls import NO_NAMES
 from vecstore.index.codes import CodeScan
 from vecstore.index.kinds import GraphOrLists
 from vecstore.indexing import Indexing
@@ -46,7 +47,9 @@ from vecstore.storage.transaction import Transaction
 from vecstore.storage.view import View, Viewing
 from vecstore.types import (
     KIND_NAMES,
+    Clustering,
     CollectionInfo,
+    DuplicateGroup,
     Estimate,
     Filter,
     Finding,
@@ -72,6 +75,7 @@ class Collection(CollectionVerbs):
         self._store = store
         self._read_only = read_only
         self._kept: tuple[Table, flat.Rows] | None = None
+        self._looks_up_ids = False  # since some are strings
         self._closed = False
         self._closing = threading.Lock()
         # Held by what makes an index or a file anew, one at a time; taken before the turn to write.
@@ -176,13 +180,41 @@ class Collection(CollectionVerbs):
 
     def _search(self, query: Query) -> list[list[Hit]]:
         with self._view() as view:
+            means = self._current_means()
             allowed, matches = view.table.live, view.state.count
+            if len(query.queries) == 1 and means.indexing is not None and query.is_plain:
+                hits = self._nearest(means.indexing, view, query)
+                if hits is not None:
+                    return [hits]
             if query.filter is not None:
                 slots = _matching(view, query.filter)
                 allowed, matches = _bits(slots, len(allowed)), len(slots)
-            means = self._current_means()
             found = self._scan(view, means, allowed, matches, query)
             return self._hits(view, means.index, found, query)
+
+    def _nearest(self, indexing: Indexing, view: View, query: Query) -> list[Hit] | None:
+        """The hits of one query in the ordinary case, without what the general one costs; None in any other."""
+        lsn, index = view.state.lsn, indexing.index
+        if lsn > index.lsn:
+            indexing.follow(view)
+            indexing.indexer.wake()
+            if lsn > index.lsn:
+                return None
+        bare = not (query.with_payload or query.with_vectors or self._looks_up_ids)
+        names, version = index.names(lsn) if bare else (NO_NAMES, 0)
+        found = index.nearest(
+            self._rows_of(view), view.table.live, view.state.count, query.queries, query.k, query.effort, names
+        )
+        if found is None or index.lost_since(lsn):
+            return None
+        best, scores = found
+        if not len(names):
+            return _hits(view, best[0], scores[0], query)
+        ids = best[0].tolist()
+        if -1 in ids:
+            self._looks_up_ids = True
+            return None
+        return hits_of(ids, scores[0].tolist()) if index.names_are(version) else None
 
     def _hits(self, view: View, index: GraphOrLists | None, found: flat.Found, query: Query) -> list[list[Hit]]:
         if index is None or not found or query.with_payload or query.with_vectors or query.exact:
@@ -296,6 +328,46 @@ class Collection(CollectionVerbs):
             self._refuse_closed()
             self._store.change_config({name: value for name, value in config_of(info).items() if name in CHANGEABLE})
             self._become(means(self._store.config))
+
+    # -- about all rows --------------------------------------------------------------------------------------
+
+    def _cluster(
+        self, n: int, filter: Filter | None, iterations: int, seed: int, progress: analysis.Progress
+    ) -> Clustering:
+        return analysis.cluster(self._source(filter), n, iterations, seed, progress)
+
+    def _near_duplicates(
+        self, threshold: float, filter: Filter | None, exact: bool, progress: analysis.Progress
+    ) -> list[DuplicateGroup]:
+        return analysis.near_duplicates(self._source(filter), threshold, exact, progress)
+
+    def _outliers(
+        self, n: int, k: int, filter: Filter | None, with_payload: bool, with_vectors: bool, progress: analysis.Progress
+    ) -> list[Hit]:
+        best = analysis.outliers(self._source(filter), n, k, progress)
+        records = self._get([one for one, _ in best], with_payload, with_vectors)
+        return [
+            Hit(record.id, score, record.payload, record.vector)
+            for record, (_, score) in zip(records, best, strict=True)
+            if record is not None
+        ]
+
+    def _source(self, filter: Filter | None) -> analysis.Source:
+        def matching(view: View) -> Slots:
+            return view.table.live_slots() if filter is None else _matching(view, filter)
+
+        def nearest(
+            view: View,
+            allowed: npt.NDArray[np.uint8],
+            count: int,
+            queries: npt.NDArray[np.float32],
+            k: int,
+            threshold: float | None,
+            exact: bool,
+        ) -> flat.Found:
+            return self._scan(view, allowed, count, Query(queries, k, score_threshold=threshold, exact=exact))
+
+        return analysis.Source(self.metric, self._view, self._rows_of, matching, nearest)
 
     # -- the rest --------------------------------------------------------------------------------------------
 

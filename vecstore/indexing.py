@@ -162,7 +162,9 @@ class Indexing:
         """Follow the writes, and take what `_link` needs of the rows; False where the index stays behind."""
         index = self.index
         with self._keeping, self._store.view() as view:
-            if view.state.lsn > index.lsn and not index.scans(view.state.count) and not self.follow(view):
+            # An index that there is goes on, however few rows are left: its work waits for it to know of them.
+            wanted = index.graph is not None or not index.scans(view.state.count)
+            if view.state.lsn > index.lsn and wanted and not self.follow(view):
                 return False
             index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
             return True
