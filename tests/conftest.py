@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import vecstore
-from vecstore.index import graph, hnsw
+from vecstore.index import graph, hnsw, ivf
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +59,22 @@ def make_graphs_small(set_attribute):
 def small_graphs(monkeypatch):
     """Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time."""
     make_graphs_small(monkeypatch.setattr)
+
+
+# Codes from 100 rows on, lists from 300 on, which are split from 24 rows on and filled with 64 rows at a time.
+SMALL_LISTS = (
+    (ivf, "FIT_FROM", 100),
+    (ivf, "TRAIN_FROM", 300),
+    (ivf, "LEAST_LONGEST", 24),
+    (ivf, "BATCH", 64),
+)
+
+
+@pytest.fixture
+def small_lists(monkeypatch):
+    """A few hundred rows have lists."""
+    for module, name, value in SMALL_LISTS:
+        monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ MAX_SEED: Final = 2**31 - 1
 MAX_SECONDS: Final = 1_000_000
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
-_LEAST_SQUARE, _MOST_SQUARE = 1e-30, 1e30  # of a norm that needs no second look
+LEAST_SQUARE, MOST_SQUARE = 1e-30, 1e30  # of a norm that needs no second look
 
 _STR: Final = {str}
 _LEAVES: Final = {type(None), bool, int, float, str, bytes}
@@ -83,7 +83,7 @@ def rows(ids: Any, vectors: Any, payloads: Any, dim: int, metric: Metric) -> Row
             vectors = as_floats(vectors, "vectors")[None]
             if vectors.shape == (1, dim):
                 square = float(np.einsum("ij,ij->i", vectors, vectors)[0])
-                if _LEAST_SQUARE < square < _MOST_SQUARE:  # the ordinary case: what is odd is told below
+                if LEAST_SQUARE < square < MOST_SQUARE:  # the ordinary case: what is odd is told below
                     matrix, norms = vectors, np.array([math.sqrt(square)], np.float32)
     else:
         checked = id_list(ids)
@@ -202,12 +202,18 @@ def _odd_norm(vector: npt.NDArray[np.float32], row: int, metric: Metric, name: s
     return norm
 
 
+def plain_query(query: Any, dim: int) -> npt.NDArray[np.float32] | None:
+    """One query as `(1, dim)` if it needs no conversion, or else None; its numbers may be anything."""
+    if type(query) is np.ndarray and query.dtype == np.float32 and query.shape == (dim,) and query.flags.c_contiguous:
+        return query[None]
+    return None
+
+
 def query_rows(query: Any, dim: int, metric: Metric) -> tuple[npt.NDArray[np.float32], bool]:
     """Check one query `(dim,)` or many `(n, dim)`; return them as a matrix, and whether it was one."""
-    if type(query) is np.ndarray and query.dtype == np.float32 and query.shape == (dim,) and query.flags.c_contiguous:
-        square = float(query.dot(query))
-        if _LEAST_SQUARE < square < _MOST_SQUARE:  # the ordinary case: what is odd is told below
-            return query[None], True
+    one = plain_query(query, dim)
+    if one is not None and LEAST_SQUARE < float(query.dot(query)) < MOST_SQUARE:
+        return one, True  # the ordinary case: what is odd is told below
     matrix = as_floats(query, "query")
     single = matrix.ndim == 1
     if matrix.ndim not in (1, 2):

@@ -27,7 +27,9 @@ from vecstore.errors import (
 from vecstore.filters import compile_filter
 from vecstore.index import flat
 from vecstore.index.answering import NO_FIGURES
+from vecstore.index.calls import NO_NAMES
 from vecstore.index.codes import CodeScan
+from vecstore.index.kinds import GraphOrLists
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
 from vecstore.storage import keys
@@ -74,6 +76,7 @@ class Collection(CollectionVerbs):
             self._codes = CodeScan(info.quantization)
         self._index = None if self._indexing is None else self._indexing.index
         self._kept: tuple[Table, flat.Rows] | None = None
+        self._looks_up_ids = False  # since some are strings
         self._closed = False
         self._closing = threading.Lock()
 
@@ -159,11 +162,38 @@ class Collection(CollectionVerbs):
     def _search(self, query: Query) -> list[list[Hit]]:
         with self._view() as view:
             allowed, matches = view.table.live, view.state.count
+            if len(query.queries) == 1 and self._index is not None and query.is_plain:
+                hits = self._nearest(self._index, view, query)
+                if hits is not None:
+                    return [hits]
             if query.filter is not None:
                 slots = _matching(view, query.filter)
                 allowed, matches = _bits(slots, len(allowed)), len(slots)
             found = self._scan(view, allowed, matches, query)
             return self._hits(view, found, query)
+
+    def _nearest(self, index: GraphOrLists, view: View, query: Query) -> list[Hit] | None:
+        """The hits of one query in the ordinary case, without what the general one costs; None in any other."""
+        lsn = view.state.lsn
+        if lsn > index.lsn:
+            self._follow(view)
+            if lsn > index.lsn:
+                return None
+        bare = not (query.with_payload or query.with_vectors or self._looks_up_ids)
+        names, version = index.names(lsn) if bare else (NO_NAMES, 0)
+        found = index.nearest(
+            self._rows_of(view), view.table.live, view.state.count, query.queries, query.k, query.effort, names
+        )
+        if found is None or index.lost_since(lsn):
+            return None
+        best, scores = found
+        if not len(names):
+            return _hits(view, best[0], scores[0], query)
+        ids = best[0].tolist()
+        if -1 in ids:
+            self._looks_up_ids = True
+            return None
+        return hits_of(ids, scores[0].tolist()) if index.names_are(version) else None
 
     def _hits(self, view: View, found: flat.Found, query: Query) -> list[list[Hit]]:
         if self._index is None or not found or query.with_payload or query.with_vectors or query.exact:

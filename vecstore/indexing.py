@@ -120,7 +120,8 @@ class Indexing:
             if self._due:
                 self._try_checkpoint()
             with self._keeping, self._store.view() as view:
-                if view.state.lsn > index.lsn and not index.scans(view.state.count):
+                # An index that there is goes on, however few rows are left: its work waits for it to know of them.
+                if view.state.lsn > index.lsn and (index.graph is not None or not index.scans(view.state.count)):
                     following = self.follow(view)
                 if following:
                     index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])

@@ -57,6 +57,11 @@ class Query(NamedTuple):
     exact: bool = False
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it asks for the nearest rows and nothing else."""
+        return self.filter is None and self.score_threshold is None and self.oversampling is None and not self.exact
+
+    @property
     def effort(self) -> int | None:
         """How far the search goes, in the terms of the collection's index."""
         return self.ef or self.nprobe

@@ -290,6 +290,46 @@ def test_a_saved_index_comes_back_whole(monkeypatch, tmp_path, n, quantization):
         assert (found[20:, 0] == np.arange(22, 300) + (n and 3 * n - 1)).all()
 
 
+def test_an_index_that_was_rebuilt_with_another_seed_is_saved_with_it(monkeypatch, tmp_path):
+    small_graph(monkeypatch)
+    index = vecstore.Index(DIM, index=vecstore.HNSW(seed=5))
+    index.add(clustered(1500))
+    index.rebuild(seed=7)
+    index.save(tmp_path / "index")
+    again = vecstore.Index.load(tmp_path / "index")
+    assert again.config.seed == 7
+    for one in (index, again):
+        one.add(clustered(1500, 6))
+    assert again._index.graph.links_by_slot() == index._index.graph.links_by_slot()
+    assert again._index.graph.arrays.pilots.nodes.tolist() == index._index.graph.arrays.pilots.nodes.tolist()
+
+
+def test_getting_some_vectors_copies_no_others(monkeypatch):
+    index = vecstore.Index(DIM)
+    rows = clustered(200)
+    index.add(rows)
+    monkeypatch.setattr(type(index), "_matrix", None)
+    assert (index.get([150, 3]) == rows[[150, 3]]).all()
+    index.remove(3)
+    with pytest.raises(vecstore.InvalidArgumentError, match="3 is not there"):
+        index.get([150, 3])
+
+
+def test_a_query_that_is_none_is_refused_by_a_graph_too(monkeypatch):
+    small_graph(monkeypatch)
+    rows = clustered(1500)
+    index = vecstore.Index(DIM)
+    index.add(rows)
+    for odd, what in ((np.nan, "holds nan"), (np.inf, "holds inf"), (0, "zero vector")):
+        query = np.zeros(DIM, np.float32)
+        query[0] = odd
+        with pytest.raises(vecstore.InvalidArgumentError, match=what):
+            index.search(query)
+    # As short as queries can be: by the way of those that are looked at twice.
+    tiny = (rows[7] * np.float32(1e-16)).astype(np.float32)
+    assert index.search(tiny, 1)[0].tolist() == index.search(rows[7], 1)[0].tolist()
+
+
 def test_saving_again_replaces_and_failing_leaves_what_was_there(tmp_path, monkeypatch):
     index = vecstore.Index(2, "l2")
     index.save(tmp_path / "index")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index import flat
+from vecstore.index.calls import NO_NAMES
 from vecstore.index.flat import Floats, Found, Rows
 from vecstore.index.following import Following, S
 from vecstore.index.nodes import Slots
@@ -104,6 +105,24 @@ class Answering(Following[S]):
             flat.best_of(rows, query, np.union1d(slots, lost), k, threshold)
             for query, (slots, _) in zip(queries, found, strict=True)
         ]
+
+    def nearest(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        query: Floats,
+        k: int,
+        effort: int | None,
+        names: Slots = NO_NAMES,
+    ) -> tuple[npt.NDArray[Any], Floats] | None:
+        """`search` for one query `(1, dim)` in the ordinary case, in which one call finds k; None in any other, a query
+        of odd length among them.
+
+        Slots and scores `(1, k)`; with `names`, those of the slots in their place, -1 for slots behind their end.
+        """
+        del rows, allowed, matches, query, k, effort, names
+        return None
 
     def arrays_of_best(
         self,

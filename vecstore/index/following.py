@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index.arrays import Coder
+from vecstore.index.calls import NO_NAMES
 from vecstore.index.flat import Rows
 from vecstore.index.nodes import Slots
 from vecstore.index.parallel import cpus
@@ -150,6 +151,19 @@ class Following(abc.ABC, Generic[S]):
         self._ids[slots] = ids
         self._ids_lsn = lsn
         self._version += 1
+
+    def names(self, lsn: int) -> tuple[Slots, int]:
+        """The ids by slot, -1 for other than ints, and a version for `names_are`; none if they are of another write."""
+        version = self._version
+        return (self._ids, version) if not version & 1 and self._ids_lsn == lsn else (NO_NAMES, version)
+
+    def names_are(self, version: int) -> bool:
+        """Whether the ids have been those of a version up to now."""
+        return self._version == version
+
+    def lost_since(self, lsn: int) -> bool:
+        """Whether the graph has lost rows after the write `lsn`."""
+        return lsn < self._removed_at
 
     def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
         """The ids of some slots at `lsn`; None where the index knows another moment, or one of them is no int."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index.arrays import Arrays, Coder, Floats, Ints, LinkRoom, SearchRoom, aligned
+from vecstore.index.calls import NO_IDS, NO_NAMES, Call
 from vecstore.index.flat import METRICS, Rows
 from vecstore.index.nodes import Nodes, Slots, changed, columns, grown, pilots_of
 from vecstore.index.parallel import over_ranges
@@ -126,11 +127,14 @@ class Graph(Nodes):
 
         over_ranges(len(cuts) - 1, 16, threads if len(batch) >= 64 else 1, backward)
 
-    def _with_pilots(self, arrays: Arrays, batch: Ints) -> Arrays:
-        """With some of a batch among the pilots, or with all drawn anew."""
+    def _with_pilots(self, arrays: Arrays, batch: Ints | None) -> Arrays:
+        """With some of a batch among the pilots; with all drawn anew if there is none, and where there are too few, too
+        many or too many dead."""
         live = int(np.count_nonzero(self._dead[: arrays.linked] == 0))
-        wanted = self._wanted(live)
+        wanted = min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
         random = np.random.default_rng((self.config.seed, arrays.linked))
+        if batch is None:
+            return _piloted(arrays, self._drawn(arrays, wanted, random))
         batch = batch[self._dead[batch] == 0]
         some = random.choice(batch, -(-len(batch) // NODES_PER_PILOT), replace=False) if len(batch) else batch
         nodes = np.concatenate([arrays.pilots.nodes, some])
@@ -139,8 +143,7 @@ class Graph(Nodes):
             nodes = np.union1d(self._drawn(arrays, wanted, random), some)
         elif not len(some):
             return arrays
-        nodes = np.sort(nodes).astype(np.int32)
-        return changed(arrays, pilots=pilots_of(nodes, arrays.codes, arrays.terms, arrays.pairs))
+        return _piloted(arrays, nodes)
 
     def _drawn(self, arrays: Arrays, wanted: int, random: np.random.Generator) -> Ints:
         """Pilots at random, and as many at most of the nodes that the fewest links lead to: outliers, which a walk from
@@ -172,23 +175,12 @@ class Graph(Nodes):
                 return
             if dead[: arrays.linked].any():
                 self._sweep_dead(arrays, dead, threads)
-            arrays = self._with_new_pilots(arrays.linked)
+            with self._changing:
+                arrays = self.arrays = self._with_pilots(self.arrays, None)
             order = self._reachable(arrays, dead, threads)
             if dead[: arrays.linked].any() or arrays.linked >= self._ordered * ORDER_GROWTH:
                 self._renumber(order)
             self._checked = self.arrays.linked
-
-    def _with_new_pilots(self, linked: int) -> Arrays:
-        with self._changing:
-            arrays = self.arrays
-            live = int(np.count_nonzero(self._dead[:linked] == 0))
-            nodes = self._drawn(arrays, self._wanted(live), np.random.default_rng((self.config.seed, linked)))
-            self.arrays = changed(arrays, pilots=pilots_of(nodes, arrays.codes, arrays.terms, arrays.pairs))
-            return self.arrays
-
-    @staticmethod
-    def _wanted(live: int) -> int:
-        return min(max(MIN_PILOTS, int(PILOTS_PER_ROOT * live**0.5)), MAX_PILOTS, live)
 
     def _sweep_dead(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> None:
         most, alpha2 = max(1, int(KEPT_SHARE * arrays.width)), np.float32(self.config.alpha**2)
@@ -226,9 +218,8 @@ class Graph(Nodes):
             found = upkeep.reach(links, rest[:1], found, reached, order)
         if starts:
             with self._changing:
-                now = self.arrays
-                nodes = np.sort(np.append(now.pilots.nodes, np.array(starts, np.int32)))
-                self.arrays = changed(now, pilots=pilots_of(nodes, now.codes, now.terms, now.pairs))
+                nodes = np.append(self.arrays.pilots.nodes, np.array(starts, np.int32))
+                self.arrays = _piloted(self.arrays, nodes)
         rest = np.flatnonzero(reached == 0).astype(np.int32)
         return np.concatenate([order[:found], rest])
 
@@ -310,21 +301,24 @@ class Graph(Nodes):
             some = slice(first, last)
             room = self._room(arrays, ef, k)
             self._search(
-                fields, allowed, queries[some], *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef,
-                depth, least, stop_at, stretch, room.best, slots[some], scores[some], counts[some],
+                fields, allowed, *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef, depth, least,
+                stop_at, stretch, room.best, NO_NAMES, queries[some], slots[some], NO_IDS, scores[some], counts[some],
             )  # fmt: skip
             self._rooms.append(room)
 
-        if n == 1:  # without what a call with slices costs
-            room = self._room(arrays, ef, k)
-            self._search(
-                fields, allowed, queries, *arrays.query_options, *room.arrays, blocks, shift, dim, metric, k, ef, depth,
-                least, stop_at, stretch, room.best, slots, scores, counts,
-            )  # fmt: skip
-            self._rooms.append(room)
-        else:
-            over_ranges(n, 1, threads, work)
+        over_ranges(n, 1, threads, work)
         return slots, scores, counts
+
+    def call(self, arrays: Arrays, rows: Rows, allowed: npt.NDArray[np.uint8], asked: Any, plan: Any) -> Call:
+        """A walk for one query at a time."""
+        k, ef = asked[0], max(plan.ef, plan.depth)
+        room = self._room(arrays, ef, k)
+        options = (k, ef, plan.depth, plan.least, min(max(k, STOP_AT), ef), stretch_of(ef))
+        return Call(self._search, arrays, room, rows, allowed, asked, options)
+
+    def give_back(self, room: SearchRoom) -> None:
+        """A room that is not needed any more."""
+        self._rooms.append(room)
 
     def _room(self, arrays: Arrays, ef: int, k: int) -> SearchRoom:
         try:
@@ -358,3 +352,9 @@ class Graph(Nodes):
                 )
             ),
         }  # fmt: skip
+
+
+def _piloted(arrays: Arrays, nodes: Ints) -> Arrays:
+    """With these nodes as pilots."""
+    nodes = np.sort(nodes).astype(np.int32)
+    return changed(arrays, pilots=pilots_of(nodes, arrays.codes, arrays.terms, arrays.pairs))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from vecstore.index.answering import FIT_FROM, Answering, all_full
 from vecstore.index.arrays import Arrays, Coder
+from vecstore.index.calls import NO_IDS, NO_NAMES, Call
 from vecstore.index.fitting import fitted
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.graph import Graph
@@ -54,6 +56,7 @@ class HnswIndex(Answering[Graph]):
     def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
         super().__init__(config, quantization, dim, metric)
         self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
+        self._calls: deque[Call] = deque(maxlen=64)
 
     # -- making graphs ---------------------------------------------------------------------------------------
 
@@ -154,6 +157,41 @@ class HnswIndex(Answering[Graph]):
                 graph.settle(threads)
 
     # -- searching -------------------------------------------------------------------------------------------
+
+    def nearest(
+        self,
+        rows: Rows,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        query: Floats,
+        k: int,
+        ef: int | None,
+        names: Slots = NO_NAMES,
+    ) -> tuple[npt.NDArray[Any], Floats] | None:
+        graph = self.graph
+        if graph is None or matches < k:
+            return None
+        arrays, asked = graph.arrays, (k, ef)
+        try:
+            call = self._calls.pop()
+        except IndexError:
+            call = None
+        if call is None or not call.fits(arrays, rows, allowed, asked):
+            if call is not None:
+                graph.give_back(call.room)
+            plan = self._plan(arrays, matches, k, ef, None, 1, 1)
+            if plan.scan or self._scans_rows(matches, ef):
+                return None
+            call = graph.call(arrays, rows, allowed, asked, plan)
+        scores = np.empty((1, k), np.float32)
+        if len(names):
+            best: npt.NDArray[Any] = np.empty((1, k), np.int64)
+            found = call(query, names, best, scores)
+        else:
+            found = call(query, names, NO_IDS, scores)
+            best = call.slots.copy()
+        self._calls.append(call)
+        return (best, scores) if found == k else None
 
     def _scans_rows(self, matches: int, effort: int | None) -> bool:
         return matches * ROW <= _walk_cost(effort or self.config.ef) and matches <= FIT_FROM

@@ -110,7 +110,7 @@ class IvfIndex(Answering[InvertedFile]):
     def to_link(self) -> int:
         """Rows that wait to be filed: none as long as there are few in all."""
         lists = self.graph
-        if lists is None or (not lists.trained and lists.arrays.count < TRAIN_FROM):
+        if lists is None or (not lists.trained and (lists.arrays.count < TRAIN_FROM or not lists.known)):
             return 0
         return lists.arrays.tail_size
 
@@ -299,7 +299,7 @@ def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
     coder, centroids = arrays.coder, arrays.centroids
     points = unit_rows(step.vectors, step.norms, metric)
     if step.do == "train":
-        count = lists_for(arrays.count, lists.config)
+        count = lists_for(max(1, lists.known), lists.config)
         lists.begin_lists(kmeans.train(
             points, count, metric, lists.config.seed, iterations=ITERATIONS, threads=threads
         ))  # fmt: skip

@@ -129,8 +129,10 @@ class InvertedFile:
             arrays = self.arrays
             made = []
             for old in (arrays.pool, arrays.tail):
-                slots = old.slots.copy()
-                slots[old.slots >= 0] = numbers[old.slots[old.slots >= 0]]
+                # Blocks that are in no list any more may name slots that are gone.
+                known = np.flatnonzero((old.slots >= 0) & (old.slots < len(numbers)))
+                slots = np.full_like(old.slots, -1)
+                slots.reshape(-1)[known] = numbers[old.slots.reshape(-1)[known]]
                 made.append(Blocks(old.codes, old.terms, slots))
             self._become(arrays.changed(pool=made[0], tail=made[1]))
             self._find_places()
@@ -290,9 +292,15 @@ class InvertedFile:
             self._become(arrays.changed(**changes), retired)
 
     def _rest_of_tail(self, arrays: Lists, gone: int) -> dict[str, Any]:
-        """The tail without its first places, which are whole blocks unless it is the whole tail."""
+        """The tail without its first places."""
         left, last = arrays.tail_size - gone, -(-arrays.tail_size // BLOCK_ROWS)
-        tail = arrays.tail.behind(arrays.coder, min(-(-gone // BLOCK_ROWS), last), last)
+        if gone % BLOCK_ROWS and left:  # rows have come since it was the whole tail
+            tail = Blocks.empty(arrays.coder, -(-left // BLOCK_ROWS) + 8)
+            rest = np.arange(gone, arrays.tail_size)
+            tail.put(arrays.coder, rest - gone, *arrays.tail.taken(arrays.coder, rest))
+            tail.slots.reshape(-1)[:left] = arrays.tail.slots.reshape(-1)[rest]
+        else:
+            tail = arrays.tail.behind(arrays.coder, min(-(-gone // BLOCK_ROWS), last), last)
         moved = tail.slots.reshape(-1)[:left]
         there = np.flatnonzero(moved >= 0)
         self._places[moved[there]] = IN_TAIL - there
@@ -417,6 +425,8 @@ class InvertedFile:
             raise ValueError("blocks are missing")
         if not len(heads) == len(sizes) == len(dead) == len(centroids) or centroids.shape[1:] != (coder.dim,):
             raise ValueError("lists are missing")
+        if ((heads < 0) != (sizes == 0)).any() or (sizes < 0).any() or not np.isfinite(centroids).all():
+            raise ValueError("lists are not whole")
         owners, lasts = np.full(len(pool), -1, np.int32), np.full(len(heads), -1, np.int32)
         for number, (head, size) in enumerate(zip(heads.tolist(), sizes.tolist(), strict=True)):
             block = head
@@ -431,6 +441,12 @@ class InvertedFile:
             **centroids_of(coder, centroids),
         )  # fmt: skip
         self._find_places()
+        filed = pool.slots.reshape(-1)[self._filed()]
+        waiting = tail.slots.reshape(-1)[:tail_size]
+        if self.known != np.count_nonzero(filed >= 0) + np.count_nonzero(waiting >= 0):
+            raise ValueError("rows have two places")
+        if not np.array_equal(dead, np.bincount(np.repeat(np.arange(len(sizes)), sizes)[filed < 0], None, len(dead))):
+            raise ValueError("rows that are gone are counted otherwise")
 
     def figures(self) -> dict[str, Any]:
         """What `stats()` tells: counts, and bytes by part."""

@@ -19,7 +19,7 @@ from vecstore import arguments
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError, NotADatabaseError
 from vecstore.index.answering import NO_FIGURES
 from vecstore.index.arrays import aligned
-from vecstore.index.flat import Floats, Rows
+from vecstore.index.flat import Floats, Rows, gathered
 from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 from vecstore.index.parallel import cpus
@@ -257,7 +257,6 @@ class Index:
         nearest, and take longer. `filter` names the ids that may be found, as an array, or a function of an id that
         tells. Where there are fewer than k, id -1 and score -inf fill the end.
         """
-        matrix, single = arguments.query_rows(queries, self.dim, self.metric)
         k = arguments.whole_number(k, "k", 1, arguments.MAX_K)
         effort = None
         for name, value, kind in (("ef", ef, HNSW), ("nprobe", nprobe, IVF)):
@@ -267,6 +266,12 @@ class Index:
                         f"{name} has no effect: the index is {type(self.config).__name__}(); leave it out"
                     )
                 effort = arguments.whole_number(value, name, 1, arguments.MAX_LISTS)
+        if filter is None and threads == 1 and (one := arguments.plain_query(queries, self.dim)) is not None:
+            reuses, ids, live = self._reuses, self._ids, self._live
+            found = self._index.nearest(self._rows(), live, self._count, one, k, effort, ids)
+            if found is not None and self._reuses == reuses:
+                return found[0][0], found[1][0]
+        matrix, single = arguments.query_rows(queries, self.dim, self.metric)
         if threads != 1:
             threads = arguments.whole_number(threads, "threads", 1, 1024)
         reuses = self._reuses
@@ -306,10 +311,21 @@ class Index:
     @verb
     def get(self, ids: Any) -> Floats:
         """The vectors of some ids `(n, dim)`, bit for bit as they were added; NotFound ids raise."""
-        slots = self._found(_int_ids(ids))
-        if (slots < 0).any():
-            raise InvalidArgumentError(f"ids: {int(_int_ids(ids)[slots < 0][0])} is not there")
-        return self._matrix()[slots]
+        numbers = _int_ids(ids)
+        reuses = self._reuses
+        found = self._gathered(numbers)
+        if self._reuses != reuses:  # a slot may have got another row meanwhile
+            with self._writing:
+                found = self._gathered(numbers)
+        return found
+
+    def _gathered(self, numbers: Ids) -> Floats:
+        slots, live = self._found(numbers), self._live
+        there = (slots >= 0) & (slots < len(live) * 8)
+        there[there] = (live[slots[there] >> 3] >> (slots[there] & 7).astype(np.uint8)) & 1 != 0
+        if not there.all():
+            raise InvalidArgumentError(f"ids: {int(numbers[~there][0])} is not there")
+        return gathered(self._rows(), slots)[0]
 
     def stats(self) -> dict[str, Any]:
         """Counts, and bytes by part: linked, tail, tombstones, pilots, degree, code_bytes, link_bytes, index_bytes."""

@@ -2,11 +2,10 @@
 """Searches of a graph (graph.py), each in one call: encode the query, walk, scan the tail, rescore from the rows.
 
 One entry point per kind of codes. A call from Python costs microseconds, a fair part of a search, so that nothing is
-left to the caller but to hold the arrays. Arguments of all:
+left to the caller but to hold the arrays. They return the squared length of the last query. Arguments of all:
 
 fields                      the graph
 allowed                     a bit for each slot that may be found, least significant first
-queries (n, dim)
 centres, signs, unit, step  of the quantizer, as encode.encode_queries takes them
 codes, factors, tails, scratch, levels
                             room for one query, as there
@@ -15,14 +14,17 @@ blocks, shift, dim, metric  the full rows, as rows.rescore_rows takes them
 k, ef, depth, least         the best allowed of `ef` candidates are rescored: `least`, and up to `depth` as needed
 stop_at, stretch            when to end before the beam is exhausted: `k` and `stretch` of graph.walk
 best                        room for k int64
-slots, scores (n, k), counts (n, 2)
-                            what is found, best first, and how many; and how many codes were scored
+names                       the ids of slots, or nothing
+queries (n, dim)
+slots, ids, scores (n, k), counts (n, 2)
+                            what is found, best first, and how many; and how many codes were scored. `ids` are written
+                            where there are names, -1 for slots behind their end
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
+from numba.core.types import float32, float64, int32, int64, uint8, uint16
 
 from vecstore.kernels._jit import const, inlined, kernel
 from vecstore.kernels.encode import LONGEST, encode_query, scale_of
@@ -171,18 +173,21 @@ def rescore(beam, count, least, blocks, shift, dim, metric, unit, offset, query,
 
 @inlined
 def search(
-    kind, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+    kind, fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids,
+    scores, counts,
 ):  # fmt: skip
     beam_at, best_at = address_of(beam), address_of(best)
     top = load_f32(fields[TOP])
+    square = np.float64(0)
     for i in range(queries.shape[0]):
         query = address_of(queries) + 4 * i * dim
+        square = dot_f64(query, query, dim)
         dot_query = np.float64(0)
         if metric not in (COSINE, L2):
-            dot_query = min(dot_f64(query, query, dim) * unit * unit, LONGEST * LONGEST)
+            dot_query = min(square * unit * unit, LONGEST * LONGEST)
         if kind == FLOAT:
-            scale = np.float32(scale_of(np.sqrt(dot_f64(query, query, dim)), metric, unit))
+            scale = np.float32(scale_of(np.sqrt(square), metric, unit))
             for j in range(dim):
                 scratch[0, j] = queries[i, j] * scale
             for j in range(dim, scratch.shape[1]):
@@ -210,70 +215,76 @@ def search(
             key = load_i64(best_at + 8 * j)
             if key == EMPTY:
                 slots[i, j], scores[i, j] = -1, -np.inf
+                if names.shape[0] != 0:
+                    ids[i, j] = -1
             else:
-                slots[i, j], scores[i, j] = key_slot(key), key_score(key)
+                slot = np.int64(key_slot(key))
+                slots[i, j], scores[i, j] = slot, key_score(key)
+                if names.shape[0] != 0:
+                    ids[i, j] = names[slot] if slot < names.shape[0] else np.int64(-1)
                 found += 1
         counts[i, 0], counts[i, 1] = found, scored
+    return square
 
 
-_SIGNATURE = void(
-    const(int64[::1]), const(uint8[::1]), const(float32[:, ::1]),
+_SIGNATURE = float64(
+    const(int64[::1]), const(uint8[::1]),
     const(float32[:, ::1]), const(float32[:, ::1]), float64, float32,
     uint8[:, ::1], float32[:, ::1], float64[:, ::1], float32[:, ::1], uint8[::1],
     int64[::1], uint16[::1], int32[::1],
     const(int64[::1]), int64, int64, int64,
     int64, int64, int64, int64, int64, float32, int64[::1],
-    int32[:, ::1], float32[:, ::1], int64[:, ::1],
+    const(int64[::1]), const(float32[:, ::1]), int32[:, ::1], int64[:, ::1], float32[:, ::1], int64[:, ::1],
 )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_int8(
-    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+    fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited, candidates,
+    blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids, scores, counts,
 ):  # fmt: skip
     """Codes of a byte a dim."""
-    search(
-        INT8, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
-        counts,
+    return search(
+        INT8, fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+        candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids,
+        scores, counts,
     )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_int4(
-    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+    fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited, candidates,
+    blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids, scores, counts,
 ):  # fmt: skip
     """Codes of half a byte a dim."""
-    search(
-        INT4, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
-        counts,
+    return search(
+        INT4, fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+        candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids,
+        scores, counts,
     )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_binary(
-    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+    fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited, candidates,
+    blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids, scores, counts,
 ):  # fmt: skip
     """Codes of a bit a dim."""
-    search(
-        BINARY, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
-        counts,
+    return search(
+        BINARY, fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+        candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids,
+        scores, counts,
     )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def search_float32(
-    fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
-    candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores, counts,
+    fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited, candidates,
+    blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids, scores, counts,
 ):  # fmt: skip
     """The rows themselves."""
-    search(
-        FLOAT, fields, allowed, queries, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam,
-        visited, candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, slots, scores,
-        counts,
+    return search(
+        FLOAT, fields, allowed, centres, signs, unit, step, codes, factors, tails, scratch, levels, beam, visited,
+        candidates, blocks, shift, dim, metric, k, ef, depth, least, stop_at, stretch, best, names, queries, slots, ids,
+        scores, counts,
     )  # fmt: skip

@@ -18,10 +18,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.kernels.encode import LONGEST
 from vecstore.kernels.gathering import LISTED
 from vecstore.kernels.listing import encode_listed
 from vecstore.kernels.scans import BINARY
-from vecstore.quantization.quantizer import METRICS, Quantizer, QueryCodes
+from vecstore.quantization.quantizer import METRICS, Quantizer, QueryCodes, lengths_of
 from vecstore.quantization.rotation import Floats
 
 PLANES = 4
@@ -98,7 +99,10 @@ class ListBinary(Binary):
         """Centroids (n, dim), of length 1 under cosine, less the centre and rotated, (n, D); and (n, 2) what their
         products with a query lack then, and their squared lengths."""
         wide = np.zeros((len(centroids), self.dims), np.float32)
-        wide[:, : self.dim] = centroids.astype(np.float64) * self.unit - self._centres[0, : self.dim]
+        scales = np.full(len(centroids), self.unit)  # as encode.scale_of has those of rows
+        if self.metric != "cosine":
+            scales = np.minimum(scales, LONGEST / np.maximum(lengths_of(centroids), np.finfo(np.float32).tiny))
+        wide[:, : self.dim] = centroids * scales[:, None] - self._centres[0, : self.dim]
         made: Floats = self.rotation.apply(np.ascontiguousarray(wide[:, : self.dim]))
         exact = made.astype(np.float64)
         terms = np.stack([exact @ self._centres[1], np.einsum("ij,ij->i", exact, exact)], axis=1)
