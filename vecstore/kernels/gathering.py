@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.kernels._jit import inlined
-from vecstore.kernels.memory import key_score, key_slot, load_f32, load_i32, pack_key, trailing_zeros
+from vecstore.kernels.memory import key_score, key_slot, load_f32, load_i32, pack_key, prefetch, trailing_zeros
 from vecstore.kernels.pools import pool_bound, pool_offer
 from vecstore.kernels.rows import row_score
 from vecstore.kernels.tables import block_estimates, table_sums
@@ -104,6 +104,9 @@ def gather_list(
     block, hopes = np.int64(first), best + 8 * k
     while left > 0:
         behind = np.int64(load_i32(fields[NEXT] + 4 * block)) if chained else block + 1
+        if left > BLOCK_ROWS:
+            prefetch(codes_at + behind * size, size)
+            prefetch(terms_at + behind * (4 * 3 * BLOCK_ROWS), 4 * 3 * BLOCK_ROWS)
         count, bound = gather_block(
             codes_at + block * size, size, terms_at + block * (4 * 3 * BLOCK_ROWS), slots_at + 4 * BLOCK_ROWS * block,
             min(left, np.int64(BLOCK_ROWS)), coded, facts, base, reach, sums, estimates, allowed, blocks, shift, found,
