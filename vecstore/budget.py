@@ -35,7 +35,7 @@ class Budget:
             others = sum(taken for one, taken in self._taken.items() if one is not share)
             need = _need(info, info.index, info.quantization, count)
             if others + need <= limit:
-                self._taken[share] = sizes_of(info.index, info.quantization, count, info.dim, info.metric).index
+                self._taken[share] = sizes_of(info.index, info.quantization, count, info.dim, info.metric).whole
                 return ""
             self._taken.pop(share, None)
         beside = f" beside the {_mb(others)} of other indexes" if others else ""

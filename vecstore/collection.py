@@ -365,7 +365,8 @@ class Collection(CollectionVerbs):
             threshold: float | None,
             exact: bool,
         ) -> flat.Found:
-            return self._scan(view, allowed, count, Query(queries, k, score_threshold=threshold, exact=exact))
+            query = Query(queries, k, score_threshold=threshold, exact=exact)
+            return self._scan(view, self._current_means(), allowed, count, query)
 
         return analysis.Source(self.metric, self._view, self._rows_of, matching, nearest)
 

@@ -51,7 +51,7 @@ def estimated(
         quantization=kind,
         code_bytes=sizes.codes,
         link_bytes=sizes.links,
-        index_bytes=sizes.index,
+        index_bytes=sizes.whole,
         peak_bytes=sizes.peak,
         file_bytes=Layout.of(dim).bytes_of(count) + int(count * row_bytes),
         checkpoint_bytes=sizes.checkpoint,

@@ -415,9 +415,12 @@ class InvertedFile:
         """Become the lists that `held` gave, of so many slots; ValueError if the parts do not fit together."""
         coder, none = self.arrays.coder, self.arrays.pool
         pool, tail = (
-            Blocks(*(_own(parts[prefix + name], now.dtype) for name, now in _named(none)), none.allocate)
+            Blocks(
+                _own(parts[f"{prefix}codes"], none.codes.dtype), _own(parts[f"{prefix}terms"], none.terms.dtype),
+                _own(parts[f"{prefix}slots"], none.slots.dtype), none.allocate,
+            )
             for prefix in ("", "tail_")
-        )
+        )  # fmt: skip
         chain, heads, sizes, dead = (_own(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
         tail_size, centroids = int(parts["tail_size"][0]), _own(parts["centroids"], np.float32)
         for one in (pool, tail):

@@ -6,6 +6,7 @@ import math
 from typing import Any, Final, NamedTuple
 
 from vecstore.index import codes, graph, hnsw, ivf
+from vecstore.index.answering import FIT_FROM
 from vecstore.kernels.twins import BLOCK_ROWS
 from vecstore.quantization import KINDS, ListBinary
 from vecstore.quantization.quantizer import padded
@@ -24,11 +25,11 @@ TERMS: Final = {"int8": 2, "int4": 2, "binary": 3, "list-binary": 3, "float32": 
 
 
 class Sizes(NamedTuple):
-    """Bytes: codes with their terms, links, all of the index, that while it is built, and its checkpoint."""
+    """Bytes: codes with their terms, links, the whole index, that while it is built, and its checkpoint."""
 
     codes: int
     links: int
-    index: int
+    whole: int
     peak: int
     checkpoint: int
 
@@ -39,7 +40,7 @@ NOTHING: Final = Sizes(0, 0, 0, 0, 0)
 def sizes_of(config: IndexConfig, quantization: Quantization | None, count: int, dim: int, metric: Metric) -> Sizes:
     """The sizes of an index of so many rows, which are scanned as long as they are few."""
     kind = Flat if isinstance(config, Flat) else HNSW if isinstance(config, HNSW) else IVF
-    if count < {Flat: codes.MIN_ROWS, HNSW: hnsw.FIT_FROM, IVF: ivf.FIT_FROM}[kind]:
+    if count < (codes.MIN_ROWS if kind is Flat else FIT_FROM):
         return NOTHING
     kind_name = "float32" if quantization is None else KIND_NAMES[type(quantization)]
     if isinstance(config, HNSW):
