@@ -40,6 +40,9 @@ RARE_LINKS: Final = 3
 LEAST_DRAWN: Final = 4096
 # Groups of nodes that no walk can reach get a pilot each, so many at a time.
 MAX_GROUPS: Final = 64
+# Each node can be reached again when so many of all were linked: to walk over all links takes a hundredth of what
+# linking these took.
+LOOK_SHARE: Final = 1 / 64
 # Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
 PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
 # A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
@@ -95,8 +98,12 @@ class Graph(Nodes):
                 self._link_batch(arrays, batch, threads)
             with self._changing:
                 self.dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
-                self.arrays = self._with_pilots(changed(self.arrays, linked=last), batch)
-                return self.arrays.count - last
+                arrays = self.arrays = self._with_pilots(changed(self.arrays, linked=last), batch)
+                dead = self._dead.copy()
+            if last - self._looked >= LOOK_SHARE * last:
+                self._reachable(arrays, dead, threads, bridges=True)
+                self._looked = last
+            return self.arrays.count - last
 
     def _link_batch(self, arrays: Arrays, batch: Ints, threads: int) -> None:
         config, width = self.config, arrays.width
@@ -176,7 +183,7 @@ class Graph(Nodes):
             order = self._reachable(arrays, dead, threads)
             if dead[: arrays.linked].any() or arrays.linked >= self._ordered * ORDER_GROWTH:
                 self._renumber(order)
-            self._checked = self.arrays.linked
+            self._checked = self._looked = self.arrays.linked
 
     def _with_new_pilots(self, linked: int) -> Arrays:
         with self._changing:
@@ -202,15 +209,22 @@ class Graph(Nodes):
 
         over_ranges(arrays.linked, 256, threads, work)
 
-    def _reachable(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> Ints:
-        """All linked nodes that live, those that can be reached first, in the order of a walk from the pilots."""
+    def _reachable(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int, *, bridges: bool = False) -> Ints:
+        """All linked nodes that live, those that can be reached first, in the order of a walk from the pilots.
+
+        With `bridges` dead ones lead on, as they do until links to them have been swept, and may be among them.
+        """
         linked, links = arrays.linked, arrays.links
-        reached = dead[:linked].copy()
         order = np.empty(linked, np.int32)
         pilots = arrays.pilots.nodes
-        found = upkeep.reach(links, pilots[dead[pilots] == 0], 0, reached, order)
+        reached = np.zeros(linked, np.uint8) if bridges else dead[:linked].copy()
+        found = upkeep.reach(links, pilots if bridges else pilots[dead[pilots] == 0], 0, reached, order)
+
+        def lost() -> Ints:
+            return np.flatnonzero((reached | dead[:linked]) == 0).astype(np.int32)
+
         for _ in range(8):
-            orphans = np.flatnonzero(reached == 0).astype(np.int32)
+            orphans = lost()
             if not len(orphans):
                 break
             orphans = orphans[np.argsort(links[orphans, 0], kind="stable")]
@@ -221,7 +235,7 @@ class Graph(Nodes):
                 upkeep.adopt(links, orphans[:MAX_BATCH], reached, adopted)
             found = upkeep.reach(links, orphans[adopted == 1], found, reached, order)
         starts: list[int] = []
-        while len(starts) < MAX_GROUPS and len(rest := np.flatnonzero(reached == 0).astype(np.int32)):
+        while len(starts) < MAX_GROUPS and len(rest := lost()):
             starts.append(int(rest[0]))
             found = upkeep.reach(links, rest[:1], found, reached, order)
         if starts:
@@ -229,8 +243,7 @@ class Graph(Nodes):
                 now = self.arrays
                 nodes = np.sort(np.append(now.pilots.nodes, np.array(starts, np.int32)))
                 self.arrays = changed(now, pilots=pilots_of(nodes, now.codes, now.terms, now.pairs))
-        rest = np.flatnonzero(reached == 0).astype(np.int32)
-        return np.concatenate([order[:found], rest])
+        return np.concatenate([order[:found], lost()])
 
     def _renumber(self, order: Ints) -> None:
         with self._changing:
