@@ -93,17 +93,3 @@ def test_long_rows_are_found_as_soon_as_they_are_linked(tiny_graphs, monkeypatch
         assert reached.all()
         for long in range(300, first + 1, 60):
             assert walked(raw, rows[long], 1, 32) == [int(np.argmax(rows[: len(raw)] @ rows[long]))]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_rows_that_codes_cannot_tell_apart_are_found(tiny_graphs, kind):
-    rng = np.random.default_rng(2)
-    rows = rng.standard_normal((300, DIM)).astype(np.float32)
-    rows[100:130] *= np.float32(1e-12)
-    raw = vecstore.Index(DIM, "l2", quantization=KINDS[kind])
-    raw.add(rows)
-    while raw._index.link(1):
-        pass
-    raw._index.graph.settle(1)
-    for slot in range(100, 130):
-        assert walked(raw, rows[slot], 1, 128) == [slot]

@@ -101,7 +101,7 @@ class Graph(Nodes):
                 arrays = self.arrays = self._with_pilots(changed(self.arrays, linked=last), batch)
                 dead = self._dead.copy()
             if last - self._looked >= LOOK_SHARE * last:
-                self._reachable(arrays, dead, threads, bridges=True)
+                self._reachable(arrays, dead, threads, since=self._looked)
                 self._looked = last
             return self.arrays.count - last
 
@@ -159,8 +159,7 @@ class Graph(Nodes):
         some = random.choice(candidates, min(max(4 * wanted, LEAST_DRAWN), len(candidates)), replace=False)
         chosen = []
         for nodes in (some, rare[np.argsort(degrees[rare], kind="stable")][:LEAST_DRAWN]):
-            codes = arrays.codes[nodes].view(np.dtype((np.void, arrays.codes.shape[1])))[:, 0]
-            chosen.append(nodes[np.sort(np.unique(codes, return_index=True)[1])][:wanted])
+            chosen.append(_unequal(arrays, nodes)[:wanted])
         return np.union1d(*chosen).astype(np.int32)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -209,11 +208,15 @@ class Graph(Nodes):
 
         over_ranges(arrays.linked, 256, threads, work)
 
-    def _reachable(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int, *, bridges: bool = False) -> Ints:
+    def _reachable(
+        self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int, *, since: int | None = None
+    ) -> Ints:
         """All linked nodes that live, those that can be reached first, in the order of a walk from the pilots.
 
-        With `bridges` dead ones lead on, as they do until links to them have been swept, and may be among them.
+        With `since`, the first node that was linked since it was last seen to that they can be, dead ones lead on, as
+        they do until links to them have been swept, and may be among them.
         """
+        bridges = since is not None
         linked, links = arrays.linked, arrays.links
         order = np.empty(linked, np.int32)
         pilots = arrays.pilots.nodes
@@ -223,6 +226,7 @@ class Graph(Nodes):
         def lost() -> Ints:
             return np.flatnonzero((reached | dead[:linked]) == 0).astype(np.int32)
 
+        starts: list[int] = [] if since is None else self._rare_since(arrays, dead, since, lost())
         for _ in range(8):
             orphans = lost()
             if not len(orphans):
@@ -234,16 +238,26 @@ class Graph(Nodes):
                 self._link_batch(arrays, orphans[:MAX_BATCH], threads)
                 upkeep.adopt(links, orphans[:MAX_BATCH], reached, adopted)
             found = upkeep.reach(links, orphans[adopted == 1], found, reached, order)
-        starts: list[int] = []
         while len(starts) < MAX_GROUPS and len(rest := lost()):
             starts.append(int(rest[0]))
             found = upkeep.reach(links, rest[:1], found, reached, order)
         if starts:
             with self._changing:
                 now = self.arrays
-                nodes = np.sort(np.append(now.pilots.nodes, np.array(starts, np.int32)))
+                nodes = np.union1d(now.pilots.nodes, np.array(starts, np.int32))
                 self.arrays = changed(now, pilots=pilots_of(nodes, now.codes, now.terms, now.pairs))
         return np.concatenate([order[:found], lost()])
+
+    @staticmethod
+    def _rare_since(arrays: Arrays, dead: npt.NDArray[np.uint8], since: int, lost: Ints) -> list[int]:
+        """Nodes that will be pilots until the next `settle` draws them: `lost` ones, and those since `since` that the
+        fewest links lead to, by which few walks would find them."""
+        links = arrays.links[: arrays.linked]
+        degrees = np.bincount(links[links >= since] - since, minlength=arrays.linked - since)
+        rare = np.argsort(degrees, kind="stable")[: -(-len(degrees) // NODES_PER_PILOT)]
+        rare = rare[(degrees[rare] <= RARE_LINKS) & (dead[since : arrays.linked][rare] == 0)] + since
+        chosen: list[int] = _unequal(arrays, np.concatenate([lost, rare]))[:MAX_GROUPS].tolist()
+        return chosen
 
     def _renumber(self, order: Ints) -> None:
         with self._changing:
@@ -371,3 +385,9 @@ class Graph(Nodes):
                 )
             ),
         }  # fmt: skip
+
+
+def _unequal(arrays: Arrays, nodes: Any) -> Any:
+    """The first of all nodes with the same code, in the order of `nodes`."""
+    codes = arrays.codes[nodes].view(np.dtype((np.void, arrays.codes.shape[1])))[:, 0]
+    return nodes[np.sort(np.unique(codes, return_index=True)[1])]
