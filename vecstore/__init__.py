@@ -51,7 +51,9 @@ if TYPE_CHECKING:
         HNSW,
         IVF,
         Binary,
+        Clustering,
         CollectionInfo,
+        DuplicateGroup,
         Finding,
         Flat,
         Hit,
@@ -80,6 +82,8 @@ __all__ = [
     "CollectionInfo",
     "Stats",
     "Finding",
+    "Clustering",
+    "DuplicateGroup",
     "Index",
     "HNSW",
     "IVF",
@@ -122,6 +126,7 @@ _HOME = {
     "RemoteDatabase": "client",
     "RemoteCollection": "client",
     **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
+    **dict.fromkeys(["Clustering", "DuplicateGroup"], "types"),
     **dict.fromkeys(["HNSW", "IVF", "Flat", "Int8", "Int4", "Binary"], "types"),
 }
 

@@ -40,6 +40,7 @@ MAX_STR_ID: Final = 480  # bytes; an LMDB key holds 511
 MIN_DIM, MAX_DIM = 1, 8192
 MAX_K: Final = 10_000
 MAX_EF: Final = 10_000
+MAX_CLUSTERS: Final = 65_536
 MAX_LISTS: Final = 65_536
 MAX_LIMIT: Final = 10_000
 MAX_FACTOR: Final = 1000
@@ -347,12 +348,12 @@ def whole_number(value: Any, name: str, low: int, high: int) -> int:
     return int(value)
 
 
-def threshold(value: Any) -> float | None:
-    """Check a score_threshold."""
+def threshold(value: Any, name: str = "score_threshold") -> float | None:
+    """Check a threshold of scores."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or math.isnan(value):
-        raise InvalidArgumentError(f"score_threshold: expected a number, got {_show(value)}")
+        raise InvalidArgumentError(f"{name}: expected a number, got {_show(value)}")
     return float(value)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -216,17 +216,98 @@ def search(
     """Find the rows nearest to a vector, or to a stored row."""
     if (like is None) == (vector is None):
         raise InvalidArgumentError("search takes either --like ID or --vector QUERY")
-    condition = None if filter is None else _json(filter, "--filter")
+    condition = _condition(filter)
     with _database(target) as db:
         rows = db.get_collection(collection)
         query = _read_vector(vector) if vector is not None else _vector_of(rows, str(like))
         hits = rows.search(query, k, filter=condition, ef=ef, nprobe=nprobe)
+    _print_hits(hits, "score", as_json)
+
+
+Only = Annotated[str | None, typer.Option("--filter", help="A filter as JSON: only the rows that match.")]
+
+
+@app.command(epilog="Example: [cyan]vecstore cluster data/ docs -n 20[/]")
+def cluster(
+    target: Target,
+    collection: Annotated[str, typer.Argument(help="The collection.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", help="How many clusters.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn at random.")] = 0,
+    only: Only = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the rows into clusters of rows that are near each other; with --json, all ids of each."""
+    with _database(target) as db, _progress(f"Clustering {collection}") as show:
+        made = db.get_collection(collection).cluster(n, seed=seed, filter=_condition(only), progress=show)
+    members = [made.members(label) for label in range(n)]
+    if as_json:
+        print(json.dumps([{"cluster": label, "ids": ids} for label, ids in enumerate(members)], indent=2))  # noqa: T201
+        return
+    table = Table("cluster", "rows", "nearest to its centroid")
+    for label in made.sizes.argsort(kind="stable")[::-1].tolist():
+        table.add_row(str(label), f"{made.sizes[label]:,}", ", ".join(map(repr, members[label][:5])))
+    console.print(table)
+
+
+@app.command(epilog="Example: [cyan]vecstore duplicates data/ docs --threshold 0.97[/]")
+def duplicates(
+    target: Target,
+    collection: Annotated[str, typer.Argument(help="The collection.", show_default=False)],
+    threshold: Annotated[float, typer.Option(help="The least score of two rows.", show_default=False)],
+    exact: Annotated[bool, typer.Option("--exact", help="Score every pair of rows.")] = False,
+    only: Only = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find groups of rows that are nearly equal."""
+    with _database(target) as db, _progress(f"Searching {collection}") as show:
+        rows = db.get_collection(collection)
+        groups = rows.near_duplicates(threshold, exact=exact, filter=_condition(only), progress=show)
+    if as_json:
+        print(json.dumps([group._asdict() for group in groups], indent=2))  # noqa: T201
+        return
+    table = Table("keep", "near duplicates, by their score")
+    for group in groups:
+        others = [f"{one!r} ({score:.4f})" for one, score in zip(group.ids[1:], group.scores[1:], strict=True)]
+        table.add_row(repr(group.representative), ", ".join(others[:20]) + (" ..." if len(others) > 20 else ""))
+    console.print(table)
+
+
+@app.command(epilog="Example: [cyan]vecstore outliers data/ docs -n 20[/]")
+def outliers(
+    target: Target,
+    collection: Annotated[str, typer.Argument(help="The collection.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", help="How many rows to find.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many nearest others the mean distance is taken to.")] = 10,
+    only: Only = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the rows that are farthest from the others."""
+    with _database(target) as db, _progress(f"Searching {collection}") as show:
+        hits = db.get_collection(collection).outliers(n, k=k, filter=_condition(only), progress=show)
+    _print_hits(hits, "distance", as_json)
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, as long as something goes on."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _condition(text: str | None) -> Any:
+    return None if text is None else _json(text, "--filter")
+
+
+def _print_hits(hits: list[vecstore.Hit], title: str, as_json: bool) -> None:
     if as_json:
         found = [{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits]
         print(json.dumps(found, indent=2, ensure_ascii=False, default=str))  # noqa: T201
         return
     table = Table()
-    table.add_column("score", justify="right")
+    table.add_column(title, justify="right")
     table.add_column("id")
     table.add_column("payload", ratio=1)
     for hit in hits:

@@ -6,10 +6,23 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from vecstore.analysis_verbs import Progress
 from vecstore.arguments import MAX_SECONDS, Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
 from vecstore.keywords import verb
-from vecstore.types import CollectionInfo, Filter, Finding, Hit, Id, Page, Record, Stats, WriteResult
+from vecstore.types import (
+    Clustering,
+    CollectionInfo,
+    DuplicateGroup,
+    Filter,
+    Finding,
+    Hit,
+    Id,
+    Page,
+    Record,
+    Stats,
+    WriteResult,
+)
 from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
 
 try:
@@ -225,11 +238,47 @@ class RemoteCollection(CollectionVerbs):
     def _rebuild(self, seed: int | None) -> None:
         self._call(self._stub.Rebuild, pb.RebuildRequest(collection=self.name, seed=seed))
 
+    def _cluster(self, n: int, filter: Filter | None, iterations: int, seed: int, progress: Progress) -> Clustering:
+        progress(0, 1)
+        request = pb.ClusterRequest(
+            collection=self.name, n=n, filter=wire.write_filter(filter), iterations=iterations, seed=seed
+        )
+        found = wire.read_clustering(self._call(self._stub.Cluster, request))
+        progress(1, 1)
+        return found
+
+    def _near_duplicates(
+        self, threshold: float, filter: Filter | None, exact: bool, progress: Progress
+    ) -> list[DuplicateGroup]:
+        progress(0, 1)
+        request = pb.NearDuplicatesRequest(
+            collection=self.name, threshold=threshold, filter=wire.write_filter(filter), exact=exact
+        )
+        found = wire.read_groups(self._call(self._stub.NearDuplicates, request))
+        progress(1, 1)
+        return found
+
+    def _outliers(
+        self, n: int, k: int, filter: Filter | None, with_payload: bool, with_vectors: bool, progress: Progress
+    ) -> list[Hit]:
+        progress(0, 1)
+        request = pb.OutliersRequest(
+            collection=self.name,
+            n=n,
+            k=k,
+            filter=wire.write_filter(filter),
+            with_payload=with_payload,
+            with_vectors=with_vectors,
+        )
+        found = wire.read_hit_list(self._call(self._stub.Outliers, request).hits)
+        progress(1, 1)
+        return found
+
     def stats(self) -> Stats:
         """Counts and sizes."""
         return wire.read_stats(self._call(self._stub.Stats, pb.StatsRequest(collection=self.name)))
 
-    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
+    def _check(self, progress: Progress) -> list[Finding]:
         progress(0, 1)
         answer = self._call(self._stub.Check, pb.CheckRequest(collection=self.name))
         progress(1, 1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecstore import arguments
+from vecstore import analysis, arguments
 from vecstore.arguments import Rows, pack_payload, unpack_payload
 from vecstore.errors import (
     AlreadyExistsError,
@@ -40,7 +40,9 @@ from vecstore.storage.transaction import Transaction
 from vecstore.storage.view import View, Viewing
 from vecstore.types import (
     KIND_NAMES,
+    Clustering,
     CollectionInfo,
+    DuplicateGroup,
     Filter,
     Finding,
     Flat,
@@ -214,6 +216,46 @@ class Collection(CollectionVerbs):
             self._indexing.rebuild(seed)
         else:
             self._codes = None if self.info.quantization is None else CodeScan(self.info.quantization)
+
+    # -- about all rows --------------------------------------------------------------------------------------
+
+    def _cluster(
+        self, n: int, filter: Filter | None, iterations: int, seed: int, progress: analysis.Progress
+    ) -> Clustering:
+        return analysis.cluster(self._source(filter), n, iterations, seed, progress)
+
+    def _near_duplicates(
+        self, threshold: float, filter: Filter | None, exact: bool, progress: analysis.Progress
+    ) -> list[DuplicateGroup]:
+        return analysis.near_duplicates(self._source(filter), threshold, exact, progress)
+
+    def _outliers(
+        self, n: int, k: int, filter: Filter | None, with_payload: bool, with_vectors: bool, progress: analysis.Progress
+    ) -> list[Hit]:
+        best = analysis.outliers(self._source(filter), n, k, progress)
+        records = self._get([one for one, _ in best], with_payload, with_vectors)
+        return [
+            Hit(record.id, score, record.payload, record.vector)
+            for record, (_, score) in zip(records, best, strict=True)
+            if record is not None
+        ]
+
+    def _source(self, filter: Filter | None) -> analysis.Source:
+        def matching(view: View) -> Slots:
+            return view.table.live_slots() if filter is None else _matching(view, filter)
+
+        def nearest(
+            view: View,
+            allowed: npt.NDArray[np.uint8],
+            count: int,
+            queries: npt.NDArray[np.float32],
+            k: int,
+            threshold: float | None,
+            exact: bool,
+        ) -> flat.Found:
+            return self._scan(view, allowed, count, Query(queries, k, score_threshold=threshold, exact=exact))
+
+        return analysis.Source(self.metric, self._view, self._rows_of, matching, nearest)
 
     # -- the rest --------------------------------------------------------------------------------------------
 

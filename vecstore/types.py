@@ -217,6 +217,45 @@ class Stats:
     """What indexing in the background last failed with, or None."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Clustering:
+    """What `cluster()` made of m rows: entry i of `ids`, `labels` and `scores` belongs to one of them."""
+
+    ids: list[Id]
+    """In the order in which the rows are stored."""
+    labels: npt.NDArray[np.int32]
+    """`(m,)`: the number of the cluster that each row belongs to, from 0."""
+    scores: npt.NDArray[np.float32]
+    """`(m,)`: of each row and the centroid of its cluster, as a search would score them: higher is nearer."""
+    centroids: npt.NDArray[np.float32]
+    """`(n, dim)`: the means of the clusters, with unit norm under cosine."""
+    sizes: npt.NDArray[np.int64]
+    """`(n,)`: how many rows belong to each cluster."""
+
+    def members(self, label: int) -> list[Id]:
+        """The ids of one cluster's rows, those nearest to its centroid first."""
+        rows = np.flatnonzero(self.labels == label)
+        return [self.ids[row] for row in rows[np.argsort(-self.scores[rows], kind="stable")]]
+
+
+class DuplicateGroup(NamedTuple):
+    """Rows that `near_duplicates()` found to be nearly equal, the representative first, the others by their score."""
+
+    ids: list[Id]
+    scores: list[float]
+    """Of each row and the representative, as a search would score them; the first is its own."""
+
+    @property
+    def representative(self) -> Id:
+        """The row to keep: the one with the most near duplicates."""
+        return self.ids[0]
+
+    @property
+    def duplicates(self) -> list[Id]:
+        """All the others."""
+        return self.ids[1:]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that `check()` found wrong: which `part`, a sentence, and the `ids` of the rows it harms."""

@@ -7,7 +7,6 @@ underscore. The two backends implement only those, so that they cannot drift apa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, overload
 
@@ -15,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore import arguments
+from vecstore.analysis_verbs import AnalysisVerbs, Progress, checked, reported
 from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError
-from vecstore.filters import compile_filter
 from vecstore.keywords import verb
 from vecstore.types import (
     HNSW,
@@ -79,7 +78,7 @@ class Closing(ABC):
         self.close()
 
 
-class CollectionVerbs(Closing):
+class CollectionVerbs(AnalysisVerbs, Closing):
     """A named set of rows: each an id, a vector of `dim` float32, and a payload or none.
 
     Every write is one transaction: when it returns, all of it is durable and the next search sees it; when it
@@ -152,7 +151,7 @@ class CollectionVerbs(Closing):
         if ids is not None:
             single = isinstance(ids, int | str | np.integer)
             return self._delete(arguments.id_list([ids] if single else ids), None)
-        return self._delete(None, _checked(filter))
+        return self._delete(None, checked(filter))
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -257,7 +256,7 @@ class CollectionVerbs(Closing):
             Query(
                 queries,
                 arguments.whole_number(k, "k", 1, arguments.MAX_K),
-                None if filter is None else _checked(filter),
+                None if filter is None else checked(filter),
                 None if score_threshold is None else arguments.threshold(score_threshold),
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
@@ -304,7 +303,7 @@ class CollectionVerbs(Closing):
         if cursor is not None and not isinstance(cursor, str):
             raise InvalidArgumentError(f"cursor: expected one that scroll() returned, got {cursor!r}")
         return self._scroll(
-            _checked(filter),
+            checked(filter),
             arguments.whole_number(limit, "limit", 1, arguments.MAX_LIMIT),
             cursor,
             arguments.flag(with_payload, "with_payload"),
@@ -314,7 +313,7 @@ class CollectionVerbs(Closing):
     @verb
     def count(self, filter: Filter | None = None) -> int:
         """How many rows there are, or how many match a filter."""
-        return self._count(_checked(filter))
+        return self._count(checked(filter))
 
     def __len__(self) -> int:
         return self._count(None)
@@ -324,15 +323,13 @@ class CollectionVerbs(Closing):
         """Counts and sizes."""
 
     @verb
-    def check(self, *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+    def check(self, *, progress: Progress | None = None) -> list[Finding]:
         """Read and verify everything that is stored, and the graph: what is wrong, or an empty list. Others read and
         write meanwhile.
 
         `progress(done, total)` is called now and then.
         """
-        if progress is not None and not callable(progress):
-            raise InvalidArgumentError(f"progress: expected a function of done and total, got {progress!r}")
-        return self._check(progress or (lambda _done, _total: None))
+        return self._check(reported(progress))
 
     @verb
     def compact(self) -> None:
@@ -390,7 +387,7 @@ class CollectionVerbs(Closing):
     def _wait_indexed(self, timeout: float | None) -> None: ...
 
     @abstractmethod
-    def _check(self, progress: Callable[[int, int], None]) -> list[Finding]: ...
+    def _check(self, progress: Progress) -> list[Finding]: ...
 
     @abstractmethod
     def _compact(self) -> None: ...
@@ -456,13 +453,6 @@ class DatabaseVerbs(Closing):
 
     @abstractmethod
     def _drop(self, name: str) -> None: ...
-
-
-def _checked(filter: Filter | None) -> Filter | None:
-    """A filter that compiles, or the error that names what is wrong with it."""
-    if filter is not None:
-        compile_filter(filter)
-    return filter
 
 
 def collection_name(name: Any) -> str:

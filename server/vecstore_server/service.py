@@ -165,6 +165,32 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
         return pb.CompactResponse()
 
     @answered
+    def Cluster(self, request: pb.ClusterRequest) -> pb.ClusterResponse:  # noqa: N802
+        given = {name: getattr(request, name) for name in ("iterations", "seed") if request.HasField(name)}
+        collection = self._db.get_collection(request.collection)
+        return wire.write_clustering(collection.cluster(request.n, filter=wire.filter_of(request), **given))
+
+    @answered
+    def NearDuplicates(self, request: pb.NearDuplicatesRequest) -> pb.NearDuplicatesResponse:  # noqa: N802
+        groups = self._db.get_collection(request.collection).near_duplicates(
+            request.threshold, filter=wire.filter_of(request), exact=request.exact
+        )
+        return wire.write_groups(groups)
+
+    @answered
+    def Outliers(self, request: pb.OutliersRequest) -> pb.OutliersResponse:  # noqa: N802
+        hits = self._db.get_collection(request.collection).outliers(
+            request.n,
+            k=request.k,
+            filter=wire.filter_of(request),
+            with_payload=request.with_payload,
+            with_vectors=request.with_vectors,
+        )
+        response = pb.OutliersResponse()
+        wire.write_hit_list(hits, response.hits, **_flags(request))
+        return response
+
+    @answered
     def Stats(self, request: pb.StatsRequest) -> pb.StatsResponse:  # noqa: N802
         collection = self._db.get_collection(request.collection)
         return wire.write_stats(collection.stats(), collection.info)
@@ -177,5 +203,5 @@ class Service(vecstore_pb2_grpc.VecstoreServiceServicer):
         return response
 
 
-def _flags(request: pb.GetRequest | pb.SearchRequest | pb.ScrollRequest) -> dict[str, bool]:
+def _flags(request: pb.GetRequest | pb.SearchRequest | pb.ScrollRequest | pb.OutliersRequest) -> dict[str, bool]:
     return {"with_payload": request.with_payload, "with_vectors": request.with_vectors}

@@ -43,7 +43,18 @@ def folder(tmp_path: Path) -> str:
 def test_help_names_every_command_and_each_has_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("demo", "serve", "stats", "check", "backup", "compact", "search"):
+    for command in (
+        "demo",
+        "serve",
+        "stats",
+        "check",
+        "backup",
+        "compact",
+        "search",
+        "cluster",
+        "duplicates",
+        "outliers",
+    ):
         assert command in out
         assert "Example" in run(command, "--help")[1]
 
@@ -95,9 +106,23 @@ def test_search_by_vector_with_a_filter(run: Run, folder: str, tmp_path: Path) -
     assert json.loads(wide)[0]["id"] == 7
 
 
+def test_clusters_duplicates_and_outliers(run: Run, folder: str) -> None:
+    clusters = json.loads(run("cluster", folder, "docs", "-n", "2", "--json")[1])
+    assert sorted(str(one) for cluster in clusters for one in cluster["ids"]) == ["7", "7", "east"]
+    assert "nearest to its centroid" in run("cluster", folder, "docs", "-n", "1")[1]
+    [group] = json.loads(run("duplicates", folder, "docs", "--threshold", "-1", "--exact", "--json")[1])
+    assert len(group["ids"]) == len(group["scores"]) == 3
+    assert "keep" in run("duplicates", folder, "docs", "--threshold", "-1")[1]
+    only = json.loads(run("outliers", folder, "docs", "-n", "5", "--filter", '{"n": {"$gte": 1}}', "--json")[1])
+    assert {hit["id"] for hit in only} == {7, "7"}
+    assert "distance" in run("outliers", folder, "docs", "-k", "1")[1]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["cluster", "{db}", "docs", "-n", "4"], ["n: expected at most as many clusters as there are rows, 3, got 4"]),
+        (["duplicates", "{db}", "docs", "--threshold", "2"], ["threshold: a score is the cosine here"]),
         (["search", "{db}", "nope", "--vector", "[1, 0]"], ["CollectionNotFoundError", "docs"]),
         (["search", "{db}", "docs"], ["--like", "--vector"]),
         (["search", "{db}", "docs", "--vector", "[1, 0"], ["--vector", "JSON"]),

@@ -1,4 +1,4 @@
-"""The embedded example of the README runs as printed."""
+"""The embedded examples of the README run as printed."""
 
 import os
 import re
@@ -9,21 +9,29 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_embedded_example_runs_in_an_empty_folder(tmp_path):
+def run(code, folder):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_embedded_examples_run_in_an_empty_folder(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    embedded = [block for block in blocks if "vecstore.open(" in block]
-    assert len(embedded) == 1
+    first, second = (block for block in blocks if "vecstore.open(" in block)
     for _ in range(2):  # a second run finds what the first has left
-        done = subprocess.run(
-            [sys.executable, "-c", embedded[0]],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        lines = done.stdout.splitlines()
+        lines = run(first, tmp_path)
         assert len(lines) == 3
         assert all(re.match(r"\d\.\d{3}  \S", line) for line in lines)
+    lines = run(second, tmp_path)
+    assert re.match(r"\d+ rows like \S", lines[0])
+    assert len(lines) > 4
+    assert all(re.match(r"\S+ stays instead of \S", line) for line in lines[1:-3])
+    assert all(re.match(r"0\.\d{3}  \S", line) for line in lines[-3:])
     assert [entry.name for entry in tmp_path.iterdir()] == ["my-database"]

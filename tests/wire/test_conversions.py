@@ -21,7 +21,9 @@ from vecstore.errors import InvalidArgumentError, VecstoreError
 from vecstore.types import (
     HNSW,
     Binary,
+    Clustering,
     CollectionInfo,
+    DuplicateGroup,
     Finding,
     Flat,
     Hit,
@@ -127,6 +129,18 @@ def test_small_messages() -> None:
     message = pb.Finding()
     wire.write_finding(finding, message)
     assert wire.read_finding(sent(message)) == finding
+
+
+def test_clusters_and_groups() -> None:
+    labels, scores = np.array([1, 0, 1], np.int32), np.array([0.1, -2.5, 1], np.float32)
+    made = Clustering(["a", 1, "b"], labels, scores, np.ones((3, 2), np.float32), np.array([1, 2, 0]))
+    found = wire.read_clustering(sent(wire.write_clustering(made)))
+    for field in fields(Clustering):
+        ours, theirs = np.asarray(getattr(made, field.name)), np.asarray(getattr(found, field.name))
+        assert ours.dtype == theirs.dtype
+        assert ours.tolist() == theirs.tolist()
+    groups = [DuplicateGroup(["a", 1], [1.0, 0.5]), DuplicateGroup([2, 3], [1.0, 0.25])]
+    assert wire.read_groups(sent(wire.write_groups(groups))) == groups
 
 
 @pytest.mark.parametrize("text", [None, "", "int4"])
@@ -300,6 +314,9 @@ def test_details_that_we_cannot_read_are_a_remote_error(name: str, received: Any
         (wire.read_info, pb.CollectionInfo(name="x", dim=2, flat=pb.Flat(), quantization=77)),  # type: ignore[arg-type]
         (wire.read_hits, pb.SearchResponse(results=[pb.Hits(scores=[1])])),
         (wire.read_records, pb.Rows(ids=pb.Ids(numbers=[1, 2]), payloads=[b""])),
+        (wire.read_clustering, pb.ClusterResponse(ids=pb.Ids(numbers=[1]), labels=[0])),
+        (wire.read_clustering, pb.ClusterResponse(ids=pb.Ids(numbers=[1]), labels=[0], scores=[1])),
+        (wire.read_groups, pb.NearDuplicatesResponse(groups=[pb.DuplicateGroup(scores=[1])])),
     ],
 )
 def test_what_is_malformed_is_an_invalid_argument(read: Any, message: Any) -> None:

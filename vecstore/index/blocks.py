@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
+from vecstore.kernels import gathering as names
 from vecstore.kernels import listing
-from vecstore.kernels import lists as names
 from vecstore.kernels.twins import BLOCK_ROWS
 from vecstore.quantization import ListBinary
 

@@ -117,6 +117,11 @@ class HnswIndex(Answering[Graph]):
         return self.to_link
 
     @property
+    def uneven(self) -> bool:
+        """Never: `settle` sees to it that nothing stays so."""
+        return False
+
+    @property
     def crowded(self) -> bool:
         """Whether so many of the linked nodes are dead that it cannot wait until all others are linked."""
         graph = self.graph

@@ -87,7 +87,7 @@ class IvfIndex(Answering[InvertedFile]):
         if self.kind == "binary":
             self.kind = "list-binary"
         self._planned: tuple[Any, Plan] = (None, Plan(0, 0, 0, 0, 1))
-        self._step: Step | None = None
+        self._prepared: tuple[InvertedFile, int, Step] | None = None
 
     @staticmethod
     def scans(count: int) -> bool:
@@ -118,18 +118,24 @@ class IvfIndex(Answering[InvertedFile]):
         """Take what the next step needs of the rows as they are at `lsn`."""
         with self._following:
             del count
-            if lsn == self._lsn and self.graph is not None and self._step is None:
-                self._step = self._next_step(self.graph, rows, live)
+            lists, self._prepared = self.graph, None
+            if lsn != self._lsn or lists is None:
+                return
+            numbering = lists.numbering
+            step = self._next_step(lists, rows, live)
+            if step is not None:
+                self._prepared = lists, numbering, step
 
     def link(self, threads: int | None = None) -> int:
         """Do the step that was prepared; how much is left to be done."""
-        step, self._step = self._step, None
+        prepared, self._prepared = self._prepared, None
         lists, threads = self.graph, threads or cpus()
         if lists is None:
             return 0
-        if step is not None:
+        if prepared is not None and prepared[0] is lists:  # or they were replaced since
+            _, numbering, step = prepared
             with lists.filing():
-                _do(step, lists, threads)
+                _do(step, lists, numbering, threads)
             self.work += len(step.slots)
         return self.to_link + len(self._due(lists))
 
@@ -173,6 +179,11 @@ class IvfIndex(Answering[InvertedFile]):
         """Codes stay: centroids follow the rows."""
         del rows, lsn, live
         return False
+
+    @property
+    def uneven(self) -> bool:
+        """Whether lists are to be split, dissolved or written anew."""
+        return self.graph is not None and len(self._due(self.graph)) > 0
 
     @property
     def crowded(self) -> bool:
@@ -283,7 +294,7 @@ def unit_rows(vectors: Floats, norms: Floats, metric: Metric) -> Floats:
     return vectors / norms[:, None] if metric == "cosine" else vectors
 
 
-def _do(step: Step, lists: InvertedFile, threads: int) -> None:
+def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
     metric, arrays = lists.metric, lists.arrays
     coder, centroids = arrays.coder, arrays.centroids
     points = unit_rows(step.vectors, step.norms, metric)
@@ -330,7 +341,8 @@ def _do(step: Step, lists: InvertedFile, threads: int) -> None:
 
     over_ranges(len(chosen), 256, threads if len(chosen) > 1024 else 1, work)
     lists.put(
-        slots, places, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept, dropped=dropped
+        slots, places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
+        dropped=dropped,
     )  # fmt: skip
 
 

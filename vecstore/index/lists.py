@@ -58,6 +58,8 @@ class InvertedFile:
         """Places of each list whose rows are gone."""
         self.limits: Ints = np.zeros(0, np.int32)
         """How long each list may be at least: more than others, where a split did not part its rows."""
+        self.numbering = 0
+        """Differs whenever slots were numbered anew."""
         self._owners: Ints = np.zeros(0, np.int32)
         """The list of each block."""
         self._free: list[int] = []
@@ -132,6 +134,7 @@ class InvertedFile:
                 made.append(Blocks(old.codes, old.terms, slots))
             self._become(arrays.changed(pool=made[0], tail=made[1]))
             self._find_places()
+            self.numbering += 1
 
     def _find_places(self) -> None:
         arrays = self.arrays
@@ -214,6 +217,7 @@ class InvertedFile:
         self,
         slots: Longs,
         places: Longs,
+        numbering: int,
         lists: Ints,
         codes: Codes,
         terms: Floats,
@@ -225,12 +229,15 @@ class InvertedFile:
     ) -> None:
         """Rows that had `places` into lists, as codes relative to them, in one step.
 
-        Rows that have gone meanwhile are left out. `of_tail` places of the tail are gone then, and the blocks of the
+        Rows that have gone meanwhile are left out, and all stays as it is where slots were numbered anew since
+        `numbering`. `of_tail` places of the tail are gone then, and the blocks of the
         lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists
         from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers.
         """
         with self._changing:
             self._reclaim()
+            if numbering != self.numbering:
+                return
             alive = np.flatnonzero(self._places[slots] == places)
             order = alive[np.argsort(lists[alive], kind="stable")]
             slots, lists, codes, terms = slots[order], lists[order].astype(np.int64), codes[order], terms[order]

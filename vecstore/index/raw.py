@@ -227,15 +227,12 @@ class Index:
 
     def _link(self, threads: int, progress: Callable[[int, int], None] | None) -> None:
         index, total = self._index, self._index.to_link
-        left = total if total >= MIN_TAIL else 0
-        if not left:
+        index.prepare(self._rows(), self._lsn, self._count, self._live_slots)
+        while (total >= MIN_TAIL and index.to_link) or index.uneven:
             index.prepare(self._rows(), self._lsn, self._count, self._live_slots)
-        else:
-            while left:
-                index.prepare(self._rows(), self._lsn, self._count, self._live_slots)
-                left = index.link(threads)
-                if progress is not None and left:
-                    progress(max(0, total - left), total)
+            index.link(threads)
+            if progress is not None and index.to_link:
+                progress(max(0, total - index.to_link), total)
         if progress is not None:
             progress(total, total)
         index.settle(threads)

@@ -1,15 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Searches of lists (IVF), each in one call: code the query, choose lists, scan their codes, rescore from the rows.
 
-The lists are passed as `fields`, int64, with a place for each name below: addresses of arrays that the caller holds,
-and their sizes. Codes stand in blocks of 32 rows, of which a list has a chain: HEADS (lists,) int32 leads to its first
-block, NEXT (blocks,) int32 to the one behind each, SIZES (lists,) int32 says how many places there are. SLOTS
-(blocks, 32) int32 tells which slot a place stands for, -1 for none any more. The TAIL is a list by itself, in blocks
-that follow each other: rows that have no list yet. COARSE are blocks of codes of the centroids themselves.
-
-LISTED codes are of one bit, relative to the centroid (listing.py), laid out for tables (tables.py), with terms
-(3, 32) float32 a block. Other kinds are those of scans.py and graph.FLOAT, relative to nothing but the quantizer's
-centre: row after row, with terms (32, t).
+Lists are laid out as gathering.py says.
 """
 
 from __future__ import annotations
@@ -18,9 +10,32 @@ import numpy as np
 from numba.core.types import float32, float64, int32, int64, uint8, uint16, void
 
 from vecstore.kernels._jit import const, inlined, kernel
-from vecstore.kernels.encode import encode_query, per_unit_of, scale_of
+from vecstore.kernels.encode import encode_query, scale_of
 from vecstore.kernels.floats import dot_f32, l2sq_f32
+from vecstore.kernels.gathering import (
+    COARSE_CODES,
+    COARSE_TERMS,
+    CODE_BYTES,
+    CODES,
+    HEADS,
+    LISTED,
+    LISTS,
+    NEXT,
+    OFFSET_TERMS,
+    OFFSETS,
+    SIZES,
+    SLOTS,
+    TAIL_CODES,
+    TAIL_SIZE,
+    TAIL_SLOTS,
+    TAIL_TERMS,
+    TERM_BYTES,
+    TERMS,
+    gather_list,
+    rescore_found,
+)
 from vecstore.kernels.graph import FLOAT, query_score
+from vecstore.kernels.keys import keep_best, sort_keys
 from vecstore.kernels.memory import (
     address_of,
     key_score,
@@ -33,110 +48,16 @@ from vecstore.kernels.memory import (
     store_i64,
     trailing_zeros,
 )
-from vecstore.kernels.pools import EMPTY, pool_bound, pool_offer
+from vecstore.kernels.pools import EMPTY
 from vecstore.kernels.rotate import dot_f64, rotate_row
-from vecstore.kernels.rows import L2, query_scale_of, row_score
+from vecstore.kernels.rows import L2, query_scale_of
 from vecstore.kernels.scans import INT4, INT8
-from vecstore.kernels.tables import MOST_ENTRY, block_estimates, table_sums
+from vecstore.kernels.tables import block_estimates, query_table, table_sums
 from vecstore.kernels.twins import BLOCK_ROWS
-from vecstore.kernels.walks import ROWS_AHEAD, as_estimate, ask_for_row, is_allowed, rescore
+from vecstore.kernels.walks import is_allowed, rescore
 
-LISTED = 4
-"""Beside the kinds of scans and graphs: bits relative to the centroid of a list."""
-
-(
-    LISTS, HEADS, SIZES, NEXT, CODES, CODE_BYTES, TERMS, TERM_BYTES, SLOTS, TAIL_CODES, TAIL_TERMS, TAIL_SLOTS,
-    TAIL_SIZE, COARSE_CODES, COARSE_TERMS, OFFSETS, OFFSET_TERMS,
-) = range(17)  # fmt: skip
-FIELDS = 17
 MORE_LISTS = 8
 """Lists whose centroids are compared exactly, by the estimates the best: five quarters of nprobe, and so many."""
-AT_ONCE = 24
-"""Rows that are rescored together, so that memory answers for several at a time."""
-
-
-@inlined
-def query_table(row, dims, table, facts, sums):
-    """The table of the rotated query at address `row`, (D / 4 * 16,) uint8; facts: scale and shift, float32. `sums` is
-    room for 16 float32."""
-    groups = dims >> 2
-    least_sum, total, widest = np.float64(0), np.float64(0), np.float32(0)
-    for g in range(groups):
-        low, high = np.float32(0), np.float32(0)
-        for j in range(4):
-            value = load_f32(row + 16 * g + 4 * j)
-            low += min(value, np.float32(0))
-            high += max(value, np.float32(0))
-        widest = max(widest, high - low)
-        least_sum += low
-        total += low + high
-    most = np.float64(min(np.int64(MOST_ENTRY), np.int64(65535) // groups))
-    unit = np.float64(widest) / most
-    per_unit = per_unit_of(unit)
-    for g in range(groups):
-        low = np.float32(0)
-        for j in range(4):
-            low += min(load_f32(row + 16 * g + 4 * j), np.float32(0))
-        # Patterns of more bits are those of fewer, and one bit more.
-        sums[0] = np.float32(0.5) - low * per_unit
-        for j in range(4):
-            value = load_f32(row + 16 * g + 4 * j) * per_unit
-            for pattern in range(1 << j):
-                sums[pattern + (1 << j)] = sums[pattern] + value
-        for pattern in range(16):
-            table[16 * g + pattern] = np.uint8(sums[pattern])
-    root = np.sqrt(np.float64(dims))
-    facts[0] = np.float32(2 * unit / root) if per_unit > np.float32(0) else np.float32(0)
-    facts[1] = np.float32((2 * least_sum - total) / root)
-
-
-@inlined
-def keep_best(keys, count, wanted):
-    """Bring the `wanted` largest of the first `count` keys to the front, in any order (quickselect)."""
-    first, last = np.int64(0), np.int64(count - 1)
-    while first < last:
-        middle = (first + last) >> 1
-        a, b, c = keys[first], keys[middle], keys[last]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = first, last
-        while i <= j:
-            while keys[i] > pivot:
-                i += 1
-            while keys[j] < pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if wanted - 1 <= j:
-            last = j
-        elif wanted - 1 >= i:
-            first = i
-        else:
-            return
-
-
-@inlined
-def sort_keys(keys, count):
-    """The first `count` keys, the largest first (heapsort: no room, and never quadratic)."""
-    start, end = count >> 1, count
-    while end > 1:
-        if start > 0:
-            start -= 1
-        else:
-            end -= 1
-            keys[0], keys[end] = keys[end], keys[0]
-        at = start
-        key = keys[at]
-        child = 2 * at + 1
-        while child < end:
-            if child + 1 < end and keys[child + 1] < keys[child]:
-                child += 1
-            if keys[child] >= key:
-                break
-            keys[at] = keys[child]
-            at, child = child, 2 * child + 1
-        keys[at] = key
 
 
 @inlined
@@ -175,85 +96,6 @@ def scan_block(
                 worst = min(worst, found[j])
             bound = key_score(worst)
     return count, bound
-
-
-@inlined
-def gather_block(
-    codes, size, terms, slots, places, query, facts, base, reach, sums, estimates, allowed, blocks, shift, found,
-    count, hopes, k, full, bound,
-):  # fmt: skip
-    """Add the allowed rows of a block of LISTED codes whose score may reach `bound` to the first `count` keys in
-    `found`, with what it may be at most. Until the exact scores of k rows are known (`full`), the bound is the k-th
-    best of what scores are at least, by the pool `hopes`. Returns the new count and bound."""
-    table_sums(codes, query, size, sums)
-    reached = block_estimates(sums, terms, load_f32(facts), load_f32(facts + 4), base, reach, bound, estimates)
-    reached &= (np.int64(1) << places) - 1
-    lowest = np.float32(-np.inf)
-    while reached != 0:
-        i = trailing_zeros(reached)
-        reached &= reached - 1
-        slot = np.int64(load_i32(slots + 4 * i))
-        if slot < 0 or not is_allowed(allowed, slot) or blocks[slot >> shift] == 0:
-            continue
-        score, off = load_f32(estimates + 4 * i), reach * load_f32(terms + 4 * (2 * BLOCK_ROWS + i))
-        found[count] = pack_key(score + off, slot)
-        count += 1
-        if not full:
-            bound = max(bound, pool_offer(hopes, k, score - off, slot, lowest))
-    return count, bound
-
-
-@inlined
-def rescore_found(found, count, bound, blocks, shift, dim, metric, unit, query, query_scale, best, k):
-    """Offer the exact scores of the first `count` keys in `found` that may reach `bound` to the pool `best`. Returns
-    the new bound, in terms of estimates, and whether there are k rows in the pool."""
-    kept = np.int64(0)
-    for i in range(count):
-        found[kept] = found[i]
-        kept += np.int64(key_score(found[i]) >= bound)
-    lowest, mask = np.float32(-np.inf), (np.int64(1) << shift) - 1
-    for i in range(min(np.int64(ROWS_AHEAD), kept)):
-        ask_for_row(found[i], blocks, shift, dim, metric)
-    exact = pool_bound(best, k, lowest)
-    for i in range(kept):
-        if i + ROWS_AHEAD < kept:
-            ask_for_row(found[i + ROWS_AHEAD], blocks, shift, dim, metric)
-        if key_score(found[i]) < bound:
-            continue
-        slot = np.int64(key_slot(found[i]))
-        block = blocks[slot >> shift]
-        norm = block + ((mask + 1) * dim + (slot & mask)) * 4
-        score = row_score(metric, block + (slot & mask) * dim * 4, norm, query, query_scale, dim)
-        if score >= exact:
-            exact = pool_offer(best, k, score, slot, lowest)
-            if exact != lowest:
-                bound = max(bound, np.float32(as_estimate(metric, exact, unit)))
-    return bound, exact != lowest
-
-
-@inlined
-def gather_list(
-    fields, first, chained, left, codes_at, terms_at, slots_at, coded, facts, base, reach, sums, estimates, allowed,
-    blocks, shift, dim, metric, unit, query, query_scale, found, count, best, k, full, bound,
-):  # fmt: skip
-    """`gather_block` for each block of a list, whose rows are rescored as they come."""
-    size = fields[CODE_BYTES] * BLOCK_ROWS
-    block, hopes = np.int64(first), best + 8 * k
-    while left > 0:
-        behind = np.int64(load_i32(fields[NEXT] + 4 * block)) if chained else block + 1
-        count, bound = gather_block(
-            codes_at + block * size, size, terms_at + block * (4 * 3 * BLOCK_ROWS), slots_at + 4 * BLOCK_ROWS * block,
-            min(left, np.int64(BLOCK_ROWS)), coded, facts, base, reach, sums, estimates, allowed, blocks, shift, found,
-            count, hopes, k, full, bound,
-        )  # fmt: skip
-        left -= BLOCK_ROWS
-        block = behind
-        if count >= AT_ONCE and (full or left <= 0 or count + BLOCK_ROWS > found.shape[0]):
-            bound, full = rescore_found(
-                found, count, bound, blocks, shift, dim, metric, unit, query, query_scale, best, k
-            )
-            count = np.int64(0)
-    return count, full, bound
 
 
 @inlined

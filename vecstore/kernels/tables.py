@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Estimates from 1-bit codes of 32 rows at once, by tables that stay in registers.
 
 The codes of 32 rows stand in a block, four dims at a time: for each group of four dims 16 bytes, whose byte r holds
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba.core.types import float32, int64, none
 
@@ -36,6 +37,9 @@ from vecstore.kernels._ir import (
     vector,
     zeros,
 )
+from vecstore.kernels._jit import inlined
+from vecstore.kernels.encode import per_unit_of
+from vecstore.kernels.memory import load_f32
 from vecstore.kernels.twins import BLOCK_ROWS
 
 MOST_ENTRY = 63
@@ -154,3 +158,38 @@ def block_estimates(
         reached = builder.bitcast(builder.fcmp_ordered(">=", most, bounds), ir.IntType(lanes))
         mask = builder.or_(mask, builder.shl(builder.zext(reached, i64), int_const(lanes * part)))
     return mask
+
+
+@inlined
+def query_table(row, dims, table, facts, sums):
+    """The table of the rotated query at address `row`, (D / 4 * 16,) uint8; facts: scale and shift, float32. `sums` is
+    room for 16 float32."""
+    groups = dims >> 2
+    least_sum, total, widest = np.float64(0), np.float64(0), np.float32(0)
+    for g in range(groups):
+        low, high = np.float32(0), np.float32(0)
+        for j in range(4):
+            value = load_f32(row + 16 * g + 4 * j)
+            low += min(value, np.float32(0))
+            high += max(value, np.float32(0))
+        widest = max(widest, high - low)
+        least_sum += low
+        total += low + high
+    most = np.float64(min(np.int64(MOST_ENTRY), np.int64(65535) // groups))
+    unit = np.float64(widest) / most
+    per_unit = per_unit_of(unit)
+    for g in range(groups):
+        low = np.float32(0)
+        for j in range(4):
+            low += min(load_f32(row + 16 * g + 4 * j), np.float32(0))
+        # Patterns of more bits are those of fewer, and one bit more.
+        sums[0] = np.float32(0.5) - low * per_unit
+        for j in range(4):
+            value = load_f32(row + 16 * g + 4 * j) * per_unit
+            for pattern in range(1 << j):
+                sums[pattern + (1 << j)] = sums[pattern] + value
+        for pattern in range(16):
+            table[16 * g + pattern] = np.uint8(sums[pattern])
+    root = np.sqrt(np.float64(dims))
+    facts[0] = np.float32(2 * unit / root) if per_unit > np.float32(0) else np.float32(0)
+    facts[1] = np.float32((2 * least_sum - total) / root)

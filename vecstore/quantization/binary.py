@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.kernels.gathering import LISTED
 from vecstore.kernels.listing import encode_listed
-from vecstore.kernels.lists import LISTED
 from vecstore.kernels.scans import BINARY
 from vecstore.quantization.quantizer import METRICS, Quantizer, QueryCodes
 from vecstore.quantization.rotation import Floats

@@ -23,7 +23,9 @@ from vecstore.errors import (
 from vecstore.filters import compile_filter
 from vecstore.types import (
     KIND_NAMES,
+    Clustering,
     CollectionInfo,
+    DuplicateGroup,
     Filter,
     Finding,
     Hit,
@@ -239,6 +241,58 @@ class ModelCollection(CollectionVerbs):
         """An empty list: there is nothing that could be damaged."""
         self._readable()
         return []
+
+    def _cluster(self, n: int, filter: Filter | None, iterations: int, seed: int, progress: Any) -> Clustering:
+        raise NotImplementedError("k-means has no model: other clusters may be as good")
+
+    def _near_duplicates(
+        self,
+        threshold: float,
+        filter: Filter | None,
+        exact: bool,  # noqa: ARG002
+        progress: Any,  # noqa: ARG002
+    ) -> list[DuplicateGroup]:
+        """Groups by walking from row to row."""
+        ids, scores = self._all_scores(filter)
+        near = [np.flatnonzero((row >= threshold) & (np.arange(len(ids)) != one)) for one, row in enumerate(scores)]
+        groups: list[DuplicateGroup] = []
+        seen: set[int] = set()
+        for start in range(len(ids)):
+            group, waiting = [], [start]
+            while waiting:
+                if (one := waiting.pop()) not in seen:
+                    seen.add(one)
+                    group.append(one)
+                    waiting += near[one].tolist()
+            if len(group) > 1:
+                first = max(sorted(group), key=lambda one: len(near[one]))
+                members = [first, *sorted(set(group) - {first}, key=lambda one: -scores[first, one])]
+                groups.append(DuplicateGroup([ids[one] for one in members], scores[first, members].tolist()))
+        return sorted(groups, key=lambda group: -len(group.ids))
+
+    def _outliers(
+        self,
+        n: int,
+        k: int,
+        filter: Filter | None,
+        with_payload: bool,
+        with_vectors: bool,
+        progress: Any,  # noqa: ARG002
+    ) -> list[Hit]:
+        ids, scores = self._all_scores(filter)
+        if len(ids) < 2:
+            return []
+        np.fill_diagonal(scores, -np.inf)
+        best = np.sort(scores, axis=1)[:, ::-1][:, : min(k, len(ids) - 1)]
+        far = (self.metric == "cosine") - best.mean(axis=1)
+        order = np.argsort(-far, kind="stable")[:n]
+        return [Hit(ids[i], float(far[i]), *self._parts(ids[i], with_payload, with_vectors)) for i in order]
+
+    def _all_scores(self, filter: Filter | None) -> tuple[list[Id], Doubles]:
+        """The matching ids, and the score of each row for each `(n, n)`."""
+        ids = self.matching(filter)
+        rows = np.array([self.stored.rows[one].vector for one in ids], np.float64).reshape(len(ids), self.dim)
+        return ids, np.array([_scores(rows, row, self.metric)[0] for row in rows])
 
     def close(self) -> None:
         """Refuse all later calls; closing twice is allowed."""

@@ -359,6 +359,80 @@ class CompactResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ClusterRequest(_message.Message):
+    __slots__ = ("collection", "n", "filter", "iterations", "seed")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    n: int
+    filter: bytes
+    iterations: int
+    seed: int
+    def __init__(self, collection: _Optional[str] = ..., n: _Optional[int] = ..., filter: _Optional[bytes] = ..., iterations: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class ClusterResponse(_message.Message):
+    __slots__ = ("ids", "labels", "scores", "centroids")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    CENTROIDS_FIELD_NUMBER: _ClassVar[int]
+    ids: Ids
+    labels: _containers.RepeatedScalarFieldContainer[int]
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    centroids: Vectors
+    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., labels: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., centroids: _Optional[_Union[Vectors, _Mapping]] = ...) -> None: ...
+
+class NearDuplicatesRequest(_message.Message):
+    __slots__ = ("collection", "threshold", "filter", "exact")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    threshold: float
+    filter: bytes
+    exact: bool
+    def __init__(self, collection: _Optional[str] = ..., threshold: _Optional[float] = ..., filter: _Optional[bytes] = ..., exact: _Optional[bool] = ...) -> None: ...
+
+class DuplicateGroup(_message.Message):
+    __slots__ = ("ids", "scores")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    ids: Ids
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class NearDuplicatesResponse(_message.Message):
+    __slots__ = ("groups",)
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[DuplicateGroup]
+    def __init__(self, groups: _Optional[_Iterable[_Union[DuplicateGroup, _Mapping]]] = ...) -> None: ...
+
+class OutliersRequest(_message.Message):
+    __slots__ = ("collection", "n", "k", "filter", "with_payload", "with_vectors")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    WITH_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    WITH_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    n: int
+    k: int
+    filter: bytes
+    with_payload: bool
+    with_vectors: bool
+    def __init__(self, collection: _Optional[str] = ..., n: _Optional[int] = ..., k: _Optional[int] = ..., filter: _Optional[bytes] = ..., with_payload: _Optional[bool] = ..., with_vectors: _Optional[bool] = ...) -> None: ...
+
+class OutliersResponse(_message.Message):
+    __slots__ = ("hits",)
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    hits: Hits
+    def __init__(self, hits: _Optional[_Union[Hits, _Mapping]] = ...) -> None: ...
+
 class StatsRequest(_message.Message):
     __slots__ = ("collection",)
     COLLECTION_FIELD_NUMBER: _ClassVar[int]

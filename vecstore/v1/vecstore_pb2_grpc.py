@@ -110,6 +110,21 @@ class VecstoreServiceStub:
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.SerializeToString,
                 response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.CompactResponse.FromString,
                 _registered_method=True)
+        self.Cluster = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/Cluster',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.ClusterRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.ClusterResponse.FromString,
+                _registered_method=True)
+        self.NearDuplicates = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/NearDuplicates',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.NearDuplicatesRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.NearDuplicatesResponse.FromString,
+                _registered_method=True)
+        self.Outliers = channel.unary_unary(
+                '/vecstore.v1.VecstoreService/Outliers',
+                request_serializer=vecstore_dot_v1_dot_vecstore__pb2.OutliersRequest.SerializeToString,
+                response_deserializer=vecstore_dot_v1_dot_vecstore__pb2.OutliersResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/vecstore.v1.VecstoreService/Stats',
                 request_serializer=vecstore_dot_v1_dot_vecstore__pb2.StatsRequest.SerializeToString,
@@ -231,6 +246,27 @@ class VecstoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cluster(self, request, context):
+        """Puts the rows into clusters by k-means.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NearDuplicates(self, request, context):
+        """Finds groups of rows that are nearly equal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Outliers(self, request, context):
+        """Finds the rows that are farthest from the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """Counts and sizes of a collection.
         """
@@ -322,6 +358,21 @@ def add_VecstoreServiceServicer_to_server(servicer, server):
                     servicer.Compact,
                     request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.FromString,
                     response_serializer=vecstore_dot_v1_dot_vecstore__pb2.CompactResponse.SerializeToString,
+            ),
+            'Cluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cluster,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.ClusterRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.ClusterResponse.SerializeToString,
+            ),
+            'NearDuplicates': grpc.unary_unary_rpc_method_handler(
+                    servicer.NearDuplicates,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.NearDuplicatesRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.NearDuplicatesResponse.SerializeToString,
+            ),
+            'Outliers': grpc.unary_unary_rpc_method_handler(
+                    servicer.Outliers,
+                    request_deserializer=vecstore_dot_v1_dot_vecstore__pb2.OutliersRequest.FromString,
+                    response_serializer=vecstore_dot_v1_dot_vecstore__pb2.OutliersResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -740,6 +791,87 @@ class VecstoreService:
             '/vecstore.v1.VecstoreService/Compact',
             vecstore_dot_v1_dot_vecstore__pb2.CompactRequest.SerializeToString,
             vecstore_dot_v1_dot_vecstore__pb2.CompactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/Cluster',
+            vecstore_dot_v1_dot_vecstore__pb2.ClusterRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.ClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NearDuplicates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/NearDuplicates',
+            vecstore_dot_v1_dot_vecstore__pb2.NearDuplicatesRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.NearDuplicatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Outliers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecstore.v1.VecstoreService/Outliers',
+            vecstore_dot_v1_dot_vecstore__pb2.OutliersRequest.SerializeToString,
+            vecstore_dot_v1_dot_vecstore__pb2.OutliersResponse.FromString,
             options,
             channel_credentials,
             insecure,

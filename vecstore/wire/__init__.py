@@ -6,6 +6,7 @@ needed often: protobuf copies a message that is given to another's constructor.
 
 rows                     ids, vectors, payloads, filters, and the columns made of them
 messages                 what a collection is, what a write did, counts and sizes
+analysis                 clusters and groups of near duplicates
 errors                   errors, and the status that carries them
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from vecstore.wire.analysis import read_clustering, read_groups, write_clustering, write_groups
 from vecstore.wire.errors import Status, read_error, write_error
 from vecstore.wire.messages import (
     read_creation,
@@ -29,6 +31,7 @@ from vecstore.wire.rows import (
     filter_of,
     read_filter,
     read_found,
+    read_hit_list,
     read_hits,
     read_ids,
     read_payloads,
@@ -37,6 +40,7 @@ from vecstore.wire.rows import (
     read_vectors,
     write_filter,
     write_found,
+    write_hit_list,
     write_hits,
     write_ids,
     write_payloads,
@@ -69,6 +73,12 @@ __all__ = [
     "write_found",
     "read_hits",
     "write_hits",
+    "read_hit_list",
+    "write_hit_list",
+    "read_clustering",
+    "write_clustering",
+    "read_groups",
+    "write_groups",
     "read_info",
     "write_info",
     "read_creation",

@@ -206,18 +206,24 @@ def write_hits(found: Sequence[Sequence[Hit]], **flags: bool) -> pb.SearchRespon
     """The hits of each query."""
     message = pb.SearchResponse()
     for hits in found:
-        into = message.results.add()
-        into.scores.extend([hit.score for hit in hits])
-        write_records(hits, into.rows, **flags)
+        write_hit_list(hits, message.results.add(), **flags)
     return message
+
+
+def write_hit_list(hits: Sequence[Hit], into: pb.Hits, **flags: bool) -> None:
+    """Hits in columns."""
+    into.scores.extend([hit.score for hit in hits])
+    write_records(hits, into.rows, **flags)
 
 
 def read_hits(message: pb.SearchResponse) -> list[list[Hit]]:
     """The hits of each query; their vectors are the caller's own."""
-    found = []
-    for hits in message.results:
-        ids, payloads, vectors = _read_columns(hits.rows)
-        if len(hits.scores) != len(ids):
-            raise InvalidArgumentError(f"hits: {len(ids)} ids and {len(hits.scores)} scores")
-        found.append(list(map(Hit, ids, hits.scores, payloads, vectors)))
-    return found
+    return [read_hit_list(hits) for hits in message.results]
+
+
+def read_hit_list(hits: pb.Hits) -> list[Hit]:
+    """The hits of columns; their vectors are the caller's own."""
+    ids, payloads, vectors = _read_columns(hits.rows)
+    if len(hits.scores) != len(ids):
+        raise InvalidArgumentError(f"hits: {len(ids)} ids and {len(hits.scores)} scores")
+    return list(map(Hit, ids, hits.scores, payloads, vectors))
