@@ -13,12 +13,33 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import vecstore
 from vecstore import indexing
 from vecstore.index import following, graph, hnsw, nodes
+from vecstore.index.background import Indexer
 from vecstore.storage import blocks, checkpoint, log
 from vecstore.testing import ModelDatabase, strategies, wrong_hits
 
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
 NAME = "rows"
 ALL = 1000  # candidates and rescored rows for each hit, with which every row is one of them
+
+
+class Stepped(Indexer):
+    """An Indexer without a thread: so many steps at each `wake`, and as many as are asked for, so that the same rules
+    give the same graph."""
+
+    at_wake = 0
+
+    def steps(self, most):
+        while most > 0 and not self.stopping and self._step():
+            most -= 1
+
+    def wake(self):
+        self.steps(self.at_wake)
+
+    def wait_until(self, ready, timeout=None):
+        while not ready() and not self.stopping:
+            if not self._step():
+                break
+        return ready()
 
 
 class GraphMachine(RuleBasedStateMachine):
@@ -66,9 +87,14 @@ class GraphMachine(RuleBasedStateMachine):
         quantization=strategies.quantizations,
         m=st.sampled_from([8, 16]),
         n=st.sampled_from([0, 60, 120, 200]),
+        steps=st.sampled_from([0, 1, 3, None] if MANY else [0, 1, 3]),
     )
-    def create(self, dim, metric, quantization, m, n):
+    def create(self, dim, metric, quantization, m, n, steps):
+        """`steps` of indexing follow each write; None: those of a thread, which may come at any time."""
         self.dim, self.metric = dim, metric
+        if steps is not None:
+            self.patch.setattr(indexing, "Indexer", Stepped)
+            self.patch.setattr(Stepped, "at_wake", steps)
         self.reopen_all()
         self.model = ModelDatabase(self.folder)
         for db in (self.open[0], self.model):
@@ -172,6 +198,12 @@ class GraphMachine(RuleBasedStateMachine):
         if stats.count >= 20:
             assert stats.linked + stats.tail == stats.count
             assert rows._index.graph.arrays.count < 40 or stats.tail == 0
+
+    @rule(reader=st.integers(0, 1), n=st.sampled_from([1, 2, 1000]))
+    def index_some(self, reader, n):
+        indexer = self.rows(reader)._indexing.indexer
+        if isinstance(indexer, Stepped):
+            indexer.steps(n)
 
     @rule(reader=st.integers(0, 1), seed=st.none() | st.integers(0, 9))
     def rebuild(self, reader, seed):

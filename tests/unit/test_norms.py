@@ -5,6 +5,7 @@ import pytest
 
 import vecstore
 from vecstore.index import graph, hnsw
+from vecstore.kernels import upkeep
 from vecstore.kernels._jit import JIT
 
 pytestmark = pytest.mark.skipif(not JIT, reason="a graph takes long without compiling")
@@ -64,3 +65,31 @@ def test_lengths_from_the_least_to_the_most(tiny_graphs, metric, kind, first):
             assert (np.abs(given[0] - scores[found[0]]) <= off[found[0]]).all()
         missing = np.setdiff1d(np.arange(300), found)
         assert (scores[missing] - off[missing] <= given[0, -1]).all()
+
+
+def walked(raw, query, k, ef):
+    """Slots that a walk finds, with all its candidates rescored."""
+    allowed = np.full(len(raw) // 8 + 1, 255, np.uint8)
+    return raw._index.graph.search(raw._rows(), allowed, query[None], k, False, ef, ef, ef, 1)[0][0].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_rows_are_found_as_soon_as_they_are_linked(tiny_graphs, monkeypatch, kind):
+    """All others are equally far from a row of that length, and each drops its link to it for one to a nearer row."""
+    monkeypatch.setattr(graph, "MIN_PILOTS", 4)
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((600, DIM)).astype(np.float32)
+    rows[300:600:60] *= np.float32(1e12)
+    raw = vecstore.Index(DIM, "dot", quantization=KINDS[kind])
+    for first in range(0, 600, 20):
+        raw.add(rows[first : first + 20])
+        while raw._index.link(1):
+            pass
+        arrays = None if raw._index.graph is None else raw._index.graph.arrays
+        if arrays is None or not arrays.linked:
+            continue
+        reached = np.zeros(arrays.linked, np.uint8)
+        upkeep.reach(arrays.links, arrays.pilots.nodes, 0, reached, np.empty(arrays.linked, np.int32))
+        assert reached.all()
+        for long in range(300, first + 1, 60):
+            assert walked(raw, rows[long], 1, 32) == [int(np.argmax(rows[: len(raw)] @ rows[long]))]

@@ -41,6 +41,9 @@ RARE_LINKS: Final = 3
 LEAST_DRAWN: Final = 4096
 # Groups of nodes that no walk can reach get a pilot each, so many at a time.
 MAX_GROUPS: Final = 64
+# Each node can be reached again when so many of all were linked: to walk over all links takes a hundredth of what
+# linking these took.
+LOOK_SHARE: Final = 1 / 64
 # Pilots are drawn anew when the graph has grown by so much, nodes renumbered in the order of a walk when by so much.
 PILOT_GROWTH, ORDER_GROWTH = 1.3, 2.0
 # A walk ends when the next candidate is so much farther than the k-th best (Al-Jazzazi et al., Distance Adaptive Beam
@@ -96,8 +99,12 @@ class Graph(Nodes):
                 self._link_batch(arrays, batch, threads)
             with self._changing:
                 self.dead_linked += int(np.count_nonzero(self._dead[arrays.linked : last]))
-                self.arrays = self._with_pilots(changed(self.arrays, linked=last), batch)
-                return self.arrays.count - last
+                arrays = self.arrays = self._with_pilots(changed(self.arrays, linked=last), batch)
+                dead = self._dead.copy()
+            if last - self._looked >= LOOK_SHARE * last:
+                self._reachable(arrays, dead, threads, since=self._looked)
+                self._looked = last
+            return self.arrays.count - last
 
     def _link_batch(self, arrays: Arrays, batch: Ints, threads: int) -> None:
         config, width = self.config, arrays.width
@@ -155,8 +162,7 @@ class Graph(Nodes):
         some = random.choice(candidates, min(max(4 * wanted, LEAST_DRAWN), len(candidates)), replace=False)
         chosen = []
         for nodes in (some, rare[np.argsort(degrees[rare], kind="stable")][:LEAST_DRAWN]):
-            codes = arrays.codes[nodes].view(np.dtype((np.void, arrays.codes.shape[1])))[:, 0]
-            chosen.append(nodes[np.sort(np.unique(codes, return_index=True)[1])][:wanted])
+            chosen.append(_unequal(arrays, nodes)[:wanted])
         return np.union1d(*chosen).astype(np.int32)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ class Graph(Nodes):
             order = self._reachable(arrays, dead, threads)
             if dead[: arrays.linked].any() or arrays.linked >= self._ordered * ORDER_GROWTH:
                 self._renumber(order)
-            self._checked = self.arrays.linked
+            self._checked = self._looked = self.arrays.linked
 
     def _sweep_dead(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> None:
         most, alpha2 = max(1, int(KEPT_SHARE * arrays.width)), np.float32(self.config.alpha**2)
@@ -194,15 +200,27 @@ class Graph(Nodes):
 
         over_ranges(arrays.linked, 256, threads, work)
 
-    def _reachable(self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int) -> Ints:
-        """All linked nodes that live, those that can be reached first, in the order of a walk from the pilots."""
+    def _reachable(
+        self, arrays: Arrays, dead: npt.NDArray[np.uint8], threads: int, *, since: int | None = None
+    ) -> Ints:
+        """All linked nodes that live, those that can be reached first, in the order of a walk from the pilots.
+
+        With `since`, the first node that was linked since it was last seen to that they can be, dead ones lead on, as
+        they do until links to them have been swept, and may be among them.
+        """
+        bridges = since is not None
         linked, links = arrays.linked, arrays.links
-        reached = dead[:linked].copy()
         order = np.empty(linked, np.int32)
         pilots = arrays.pilots.nodes
-        found = upkeep.reach(links, pilots[dead[pilots] == 0], 0, reached, order)
+        reached = np.zeros(linked, np.uint8) if bridges else dead[:linked].copy()
+        found = upkeep.reach(links, pilots if bridges else pilots[dead[pilots] == 0], 0, reached, order)
+
+        def lost() -> Ints:
+            return np.flatnonzero((reached | dead[:linked]) == 0).astype(np.int32)
+
+        starts: list[int] = [] if since is None else self._rare_since(arrays, dead, since, lost())
         for _ in range(8):
-            orphans = np.flatnonzero(reached == 0).astype(np.int32)
+            orphans = lost()
             if not len(orphans):
                 break
             orphans = orphans[np.argsort(links[orphans, 0], kind="stable")]
@@ -212,16 +230,25 @@ class Graph(Nodes):
                 self._link_batch(arrays, orphans[:MAX_BATCH], threads)
                 upkeep.adopt(links, orphans[:MAX_BATCH], reached, adopted)
             found = upkeep.reach(links, orphans[adopted == 1], found, reached, order)
-        starts: list[int] = []
-        while len(starts) < MAX_GROUPS and len(rest := np.flatnonzero(reached == 0).astype(np.int32)):
+        while len(starts) < MAX_GROUPS and len(rest := lost()):
             starts.append(int(rest[0]))
             found = upkeep.reach(links, rest[:1], found, reached, order)
         if starts:
             with self._changing:
-                nodes = np.append(self.arrays.pilots.nodes, np.array(starts, np.int32))
+                nodes = np.union1d(self.arrays.pilots.nodes, np.array(starts, np.int32))
                 self.arrays = _piloted(self.arrays, nodes)
-        rest = np.flatnonzero(reached == 0).astype(np.int32)
-        return np.concatenate([order[:found], rest])
+        return np.concatenate([order[:found], lost()])
+
+    @staticmethod
+    def _rare_since(arrays: Arrays, dead: npt.NDArray[np.uint8], since: int, lost: Ints) -> list[int]:
+        """Nodes that will be pilots until the next `settle` draws them: `lost` ones, and those since `since` that the
+        fewest links lead to, by which few walks would find them."""
+        links = arrays.links[: arrays.linked]
+        degrees = np.bincount(links[links >= since] - since, minlength=arrays.linked - since)
+        rare = np.argsort(degrees, kind="stable")[: -(-len(degrees) // NODES_PER_PILOT)]
+        rare = rare[(degrees[rare] <= RARE_LINKS) & (dead[since : arrays.linked][rare] == 0)] + since
+        chosen: list[int] = _unequal(arrays, np.concatenate([lost, rare]))[:MAX_GROUPS].tolist()
+        return chosen
 
     def _renumber(self, order: Ints) -> None:
         with self._changing:
@@ -358,3 +385,9 @@ def _piloted(arrays: Arrays, nodes: Ints) -> Arrays:
     """With these nodes as pilots."""
     nodes = np.sort(nodes).astype(np.int32)
     return changed(arrays, pilots=pilots_of(nodes, arrays.codes, arrays.terms, arrays.pairs))
+
+
+def _unequal(arrays: Arrays, nodes: Any) -> Any:
+    """The first of all nodes with the same code, in the order of `nodes`."""
+    codes = arrays.codes[nodes].view(np.dtype((np.void, arrays.codes.shape[1])))[:, 0]
+    return nodes[np.sort(np.unique(codes, return_index=True)[1])]

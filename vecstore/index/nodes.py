@@ -41,7 +41,7 @@ class Nodes:
         self._linking = threading.Lock()
         self._nodes = np.full(0, -1, np.int32)
         self._dead = np.zeros(0, np.uint8)
-        self._ordered, self._checked = 0, 0
+        self._ordered, self._checked, self._looked = 0, 0, 0
         self.dead_linked = 0
         width = 3 if metric == "dot" else 2
         pilots = pilots_of(np.zeros(0, np.int32), *columns(coder, width, 0))
@@ -189,6 +189,7 @@ class Nodes:
         self._nodes[nodes[alive]] = alive
         # How many nodes were there when they were last numbered in order, and when they were last looked through.
         self._ordered, self._checked = (int(x) for x in parts.get("upkeep", (len(links), len(links))))
+        self._looked = self._checked
         self.arrays = changed(
             arrays, codes=codes, terms=terms, pairs=pairs, slots=nodes, links=links, count=n, linked=len(links),
             pilots=pilots_of(pilots, codes, terms, pairs), top=np.array(parts["top"], np.float32),

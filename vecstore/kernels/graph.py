@@ -233,16 +233,31 @@ def start(mode, kind, fields, query, facts, beam, ef, visited, places):
 
 
 @inlined
+def distinct(beam, ef, k):
+    """The key of the k-th of the scores in the beam, each counted once, or EMPTY if there are fewer."""
+    count, last = np.int64(0), np.int64(EMPTY)
+    for i in range(ef):
+        key = load_i64(beam + 8 * i)
+        if key == EMPTY:
+            break
+        count += key >> 32 != last >> 32 or i == 0
+        last = key
+        if count == k:
+            return key
+    return np.int64(EMPTY)
+
+
+@inlined
 def walk(
     mode, kind, fields, query, facts, beam, ef, k, most_equal, zero, stretch, visited, places, candidates, passed, spare
 ):
     """Fill the beam with the best nodes that can be reached from the pilots. Returns how many were scored.
 
     It ends when all of the beam was expanded, or, with a `stretch` above 0, when the next one's distance to the query
-    is more than sqrt(stretch) times that of the k-th best, `zero` being the score at distance 0. Of nodes that score
-    as the very node they were reached from, equal rows most likely, `most_equal` enter: thousands of them would fill
-    the beam, and leave no way past them. candidates: room for 2 * WIDTH int32, passed and spare: for WIDTH + 1 and
-    ef int64.
+    is more than sqrt(stretch) times that of the k-th best, `zero` being the score at distance 0; nodes that score alike
+    count as one of the k. Of nodes that score as the very node they were reached from, equal rows most likely,
+    `most_equal` enter: thousands of them would fill the beam, and leave no way past them. candidates: room for
+    2 * WIDTH int32, passed and spare: for WIDTH + 1 and ef int64.
     """
     size, codes = fields[CODE_BYTES], fields[CODES]
     terms, term_bytes = fields[TERMS], fields[TERM_BYTES]
@@ -268,7 +283,9 @@ def walk(
                 if stretch > np.float32(0):
                     kth = load_i64(beam + 8 * (k - 1))
                     if kth != EMPTY and key_score(key) < zero - stretch * (zero - key_score(kth)):
-                        break
+                        kth = distinct(beam, ef, k)
+                        if kth != EMPTY and key_score(key) < zero - stretch * (zero - key_score(kth)):
+                            break
                 node = key_node(key)
                 next_level = key >> 32
                 store_i64(beam + 8 * following, key - 1)

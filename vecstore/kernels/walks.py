@@ -204,8 +204,8 @@ def search(
         begin(beam_at, ef, address_of(visited), visited.shape[0])
         zero = score_at_zero(metric, tails, dot_query, top)
         scored = walk(
-            QUERY, kind, fields, coded, address_of(factors), beam_at, ef, stop_at, max(k, EQUALS), zero, stretch,
-            address_of(visited), visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
+            QUERY, kind, fields, coded, address_of(factors), beam_at, ef, stop_at, max(k, EQUALS, ef >> 1), zero,
+            stretch, address_of(visited), visited.shape[0], address_of(candidates), beam_at + 16 * ef, beam_at + 8 * ef,
         )  # fmt: skip
         scored += scan_tail(kind, fields, coded, address_of(factors), beam_at, ef, allowed)
         count = collect(fields[SLOTS], beam_at, ef, depth, allowed, blocks, shift)
