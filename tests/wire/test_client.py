@@ -214,7 +214,7 @@ def test_the_client_loads_neither_numba_nor_lmdb_and_goes_through_no_proxy(serve
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("options", [{"oversampling": 2.5, "ef": 99}, {"ef": 1}, {"exact": True}, {}])
+@pytest.mark.parametrize("options", [{"oversampling": 2.5, "ef": 99}, {"ef": 1}, {"nprobe": 5}, {"exact": True}, {}])
 def test_every_option_of_a_search_arrives(
     remote: vecstore.RemoteDatabase, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
@@ -225,10 +225,11 @@ def test_every_option_of_a_search_arrives(
         return [[]]
 
     monkeypatch.setattr(vecstore.Collection, "_search", search)
-    docs = remote.create_collection("docs", 2)
+    index = vecstore.IVF() if "nprobe" in options else vecstore.HNSW()
+    docs = remote.create_collection("docs", 2, index=index)
     others = {"filter": {"a": 1}, "score_threshold": 0.5, "with_payload": False, "with_vectors": True}
     assert docs.search([1, 0], 7, **others, **options) == []
-    expected = {"k": 7, "oversampling": None, "ef": None, "exact": False, **others, **options}
+    expected = {"k": 7, "oversampling": None, "ef": None, "nprobe": None, "exact": False, **others, **options}
     assert {name: value for name, value in seen[0]._asdict().items() if name != "queries"} == expected
     assert seen[0].queries.tolist() == [[1, 0]]
 
@@ -278,7 +279,7 @@ def test_without_its_packages_the_client_tells_how_to_install_them(missing: str)
 
 def test_the_client_example_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    [embedded] = [block for block in blocks if "vecstore.open(" in block]
+    embedded, *_ = [block for block in blocks if "vecstore.open(" in block]
     [client] = [block for block in blocks if "vecstore.connect(" in block]
     subprocess.run([sys.executable, "-c", embedded], cwd=tmp_path, check=True)
     with Server(Config(tmp_path / "my-database", listen="127.0.0.1:0", grace=1)) as server:
