@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import ann, compaction, flat, graph, kernels, readers, recovery, storage, wire, writers
+from bench import ann, compaction, flat, graph, kernels, lists, readers, recovery, storage, wire, writers
 
-for module in (storage, compaction, writers, readers, wire, kernels, flat, graph, recovery, ann):
+for module in (storage, compaction, writers, readers, wire, kernels, flat, graph, lists, recovery, ann):
     print(f"\n== {module.__name__}: {(module.__doc__ or '').splitlines()[0]}")
     sys.argv[0] = module.__name__
     module.main()
