@@ -37,7 +37,9 @@ $(VENV)/.bench: $(VENV)/.dev
 demo: $(VENV)/.run
 	@$(BIN)/vecstore demo
 
+# Kernels are compiled once before, or each process of the tests would compile them for itself.
 test: $(VENV)/.dev
+	@$(BIN)/vecstore warmup
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 crash: $(VENV)/.dev
