@@ -67,6 +67,15 @@ def aligned(shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[An
     return made
 
 
+def owned(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+    """The array itself if an index can keep it, or else a copy."""
+    if array.dtype == dtype and array.flags.carray and array.ctypes.data % 64 == 0:
+        return array
+    made = aligned(array.shape, dtype)
+    made[...] = array
+    return made
+
+
 def _mapping(size: int) -> tuple[Codes, int]:
     """Memory of its own, and where in it `size` bytes begin. A shared mapping, which Python makes unless told
     otherwise, would get no huge pages."""

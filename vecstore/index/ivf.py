@@ -328,16 +328,15 @@ def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
     dropped = None
     if step.do == "file":
         labels, _ = kmeans.assign(points, centroids, metric, threads=threads)
-        chosen = np.arange(len(labels))
     elif step.do == "rewrite":
         emptied = [step.around[0]]
-        labels, chosen = np.full(len(step.slots), step.around[0], np.int32), np.arange(len(step.slots))
+        labels = np.full(len(step.slots), step.around[0], np.int32)
     elif step.do == "dissolve":
         dropped, last = step.around[0], len(centroids) - 1
         among = np.array(step.around[1:], np.int32)
         labels = among[kmeans.assign(points, centroids[among], metric, threads=threads)[0]]
         labels[labels == last] = dropped
-        emptied, chosen = [dropped], np.arange(len(labels))
+        emptied = [dropped]
         centroids = centroids.copy()
         centroids[dropped] = centroids[last]
         centroids = centroids[:last].copy()
@@ -346,22 +345,20 @@ def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
         if parted is None:
             lists.limits[step.around[0]] = 2 * arrays.sizes[step.around[0]]
             return
-        labels, chosen, emptied, centroids = parted
+        emptied = list(step.around)
+        labels, centroids = parted
     kept = None if step.do in ("file", "rewrite") else centroids_of(coder, centroids)
     offsets = arrays.offsets if kept is None else kept["offsets"]
-    slots, places, labels = step.slots[chosen], step.places[chosen], labels[chosen]
-    codes = np.empty((len(chosen), coder.code_bytes), np.uint8)
-    terms = np.empty((len(chosen), coder.terms_count), np.float32)
+    codes = np.empty((len(labels), coder.code_bytes), np.uint8)
+    terms = np.empty((len(labels), coder.terms_count), np.float32)
 
     def work(first: int, last: int) -> None:
-        some = chosen[first:last]
-        codes[first:last], terms[first:last] = encoded(
-            coder, step.vectors[some], step.norms[some], labels[first:last], offsets
-        )
+        some = slice(first, last)
+        codes[some], terms[some] = encoded(coder, step.vectors[some], step.norms[some], labels[some], offsets)
 
-    over_ranges(len(chosen), 256, threads if len(chosen) > 1024 else 1, work)
+    over_ranges(len(labels), 256, threads if len(labels) > 1024 else 1, work)
     lists.put(
-        slots, places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
+        step.slots, step.places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
         dropped=dropped,
     )  # fmt: skip
     if step.do == "split":
@@ -369,11 +366,9 @@ def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
             lists.limits[half] = REGROWTH * lists.arrays.sizes[half]
 
 
-def _split(
-    step: Step, lists: InvertedFile, points: Floats, threads: int
-) -> tuple[Ints, npt.NDArray[np.int64], list[int], Floats] | None:
-    """New labels of the rows around a list, which of them are in lists that change, those, and new centroids. None if
-    its rows do not part in two: they may be equal."""
+def _split(step: Step, lists: InvertedFile, points: Floats, threads: int) -> tuple[Ints, Floats] | None:
+    """New labels of the rows around a list, and new centroids. None if its rows do not part in two: they may be
+    equal."""
     arrays, metric, one = lists.arrays, lists.metric, step.around[0]
     owners = lists.owners(step.places)
     own = np.flatnonzero(owners == one)
@@ -388,7 +383,7 @@ def _split(
     centroids = np.concatenate([arrays.centroids, pair[1:]])
     centroids[among] = nearby
     labels = among[kmeans.assign(points, nearby, metric, threads=threads)[0]]
-    return labels, np.arange(len(points)), [one, *step.around[1:]], centroids
+    return labels, centroids
 
 
 def means_of(points: Floats, labels: Ints, centroids: Floats, metric: Metric) -> Floats:

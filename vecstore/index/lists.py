@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
+from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned, owned
 from vecstore.index.blocks import Allocate, Blocks, ListRoom, Lists, Longs, places_of
 from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
@@ -416,13 +416,13 @@ class InvertedFile:
         coder, none = self.arrays.coder, self.arrays.pool
         pool, tail = (
             Blocks(
-                _own(parts[f"{prefix}codes"], none.codes.dtype), _own(parts[f"{prefix}terms"], none.terms.dtype),
-                _own(parts[f"{prefix}slots"], none.slots.dtype), none.allocate,
+                owned(parts[f"{prefix}codes"], none.codes.dtype), owned(parts[f"{prefix}terms"], none.terms.dtype),
+                owned(parts[f"{prefix}slots"], none.slots.dtype), none.allocate,
             )
             for prefix in ("", "tail_")
         )  # fmt: skip
-        chain, heads, sizes, dead = (_own(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
-        tail_size, centroids = int(parts["tail_size"][0]), _own(parts["centroids"], np.float32)
+        chain, heads, sizes, dead = (owned(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
+        tail_size, centroids = int(parts["tail_size"][0]), owned(parts["centroids"], np.float32)
         for one in (pool, tail):
             if [of.shape[1:] for _, of in _named(one)] != [of.shape[1:] for _, of in _named(none)] or (
                 len({len(of) for _, of in _named(one)}) != 1
@@ -504,12 +504,3 @@ def centroids_of(coder: Coder, centroids: Floats) -> dict[str, Any]:
 
 def _named(blocks: Blocks) -> list[tuple[str, npt.NDArray[Any]]]:
     return [("codes", blocks.codes), ("terms", blocks.terms), ("slots", blocks.slots)]
-
-
-def _own(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    """The array itself if lists can keep it, or else a copy."""
-    if array.dtype == dtype and array.flags.carray and array.ctypes.data % 64 == 0:
-        return array
-    made = aligned(array.shape, dtype)
-    made[...] = array
-    return made

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.arrays import Arrays, Coder, Floats, Ints, Pilots, aligned, cosine_table
+from vecstore.index.arrays import Arrays, Coder, Floats, Ints, Pilots, aligned, cosine_table, owned
 from vecstore.index.flat import METRICS, Rows, gathered
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import linking
@@ -161,10 +161,10 @@ class Nodes:
         """
         arrays, n = self.arrays, len(parts["nodes"])
         codes, terms, pairs = (
-            _own(parts[name], now.dtype)
+            owned(parts[name], now.dtype)
             for name, now in (("codes", arrays.codes), ("terms", arrays.terms), ("pairs", arrays.pairs))
         )
-        links, nodes = _own(parts["links"], np.int32), _own(parts["nodes"], np.int32)
+        links, nodes = owned(parts["links"], np.int32), owned(parts["nodes"], np.int32)
         pilots = parts["pilots"].astype(np.int32)
         if [x.shape for x in (codes, terms, pairs)] != [
             (n, now.shape[1]) for now in (arrays.codes, arrays.terms, arrays.pairs)
@@ -212,15 +212,6 @@ def columns(coder: Coder, pair_columns: int, size: int) -> tuple[npt.NDArray[np.
         aligned((size, coder.terms_count), np.float32),
         aligned((size, pair_columns), np.float32),
     )
-
-
-def _own(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    """The array itself if a graph can keep it, or else a copy."""
-    if array.dtype == dtype and array.flags.carray and array.ctypes.data % 64 == 0:
-        return array
-    made = aligned(array.shape, dtype)
-    made[...] = array
-    return made
 
 
 def pilots_of(nodes: Ints, codes: npt.NDArray[np.uint8], terms: Floats, pairs: Floats) -> Pilots:
