@@ -190,3 +190,12 @@ def test_adopted_nodes_are_reached_and_nobody_is_lost():
     reached, order = np.zeros(8, np.uint8), np.empty(8, np.int32)
     assert upkeep.reach(links, starts, 0, reached, order) == 7
     assert links[0].tolist() == [1, 2, 3]
+
+
+def test_a_node_without_room_adopts_none():
+    # Room for two links: 0 takes 2, then 2 takes 3, which is full; so 4 must wait until others have been reached.
+    links = np.array([[1, -1], [0, 5], [0, -1], [0, 1], [0, -1], [1, 0]], np.int32)
+    reached, adopted = np.array([1, 1, 0, 0, 0, 1], np.uint8), np.zeros(3, np.uint8)
+    assert upkeep.adopt(links, np.array([2, 3, 4], np.int32), reached, adopted) == 2
+    assert adopted.tolist() == [1, 1, 0]
+    assert links.tolist() == [[1, 2], [0, 5], [0, 3], [0, 1], [0, -1], [1, 0]]

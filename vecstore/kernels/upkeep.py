@@ -37,7 +37,8 @@ def reach(links, starts, found, reached, order):
 @kernel(int64(int32[:, ::1], const(int32[::1]), const(uint8[::1]), uint8[::1]))
 def adopt(links, orphans, reached, adopted):
     """Give each orphan an edge from the nearest reached node that it is linked to and that has room; where none has,
-    from one that such a node is linked to, or from an orphan before it that is linked to the same nearest one.
+    from one that such a node is linked to, or from an orphan before it that is linked to the same nearest one; none
+    without room is ever chosen.
     `adopted` (orphans,) marks those that have one. Returns how many.
 
     No link is taken away for it: that would make an orphan of another node. Orphans come in the order of their first
@@ -51,8 +52,9 @@ def adopt(links, orphans, reached, adopted):
         chosen = -1
         if sibling >= 0 and (links[sibling, 0] != links[node, 0] or links[sibling, width - 1] >= 0):
             sibling = -1
-            if i > 0 and adopted[i - 1] and links[orphans[i - 1], 0] == links[node, 0]:
-                sibling = orphans[i - 1]
+            before = orphans[max(i - 1, 0)]
+            if i > 0 and adopted[i - 1] and links[before, 0] == links[node, 0] and links[before, width - 1] < 0:
+                sibling = before
         for j in range(width):
             other = links[node, j]
             if other < 0 or chosen >= 0:
