@@ -21,7 +21,10 @@ class AnalysisVerbs(ABC):
     If the timeout of a connection ends first, the caller gets DeadlineExceededError.
     """
 
-    info: CollectionInfo
+    @property
+    @abstractmethod
+    def info(self) -> CollectionInfo:
+        """What the collection is."""
 
     @verb
     def cluster(

@@ -91,9 +91,11 @@ class CollectionVerbs(AnalysisVerbs, Closing):
     raises, nothing of it remains.
     """
 
-    info: CollectionInfo
-    """What the collection was created with, with the index and the codes that it has by now. Where another process
-    changes them, as this one has seen them last."""
+    @property
+    @abstractmethod
+    def info(self) -> CollectionInfo:
+        """What the collection was created with, with the index and the codes that it has by now. Where another process
+        changes them, as this one has seen them last."""
 
     @property
     def name(self) -> str:
