@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
-from vecstore.analysis_verbs import Progress
 from vecstore.arguments import MAX_SECONDS, Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
 from vecstore.keywords import verb
@@ -26,7 +25,10 @@ from vecstore.types import (
     Stats,
     WriteResult,
 )
-from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
+from vecstore.verbs.checks import Progress
+from vecstore.verbs.collection import CollectionVerbs, Operation
+from vecstore.verbs.database import DatabaseVerbs
+from vecstore.verbs.query import Query
 
 try:
     import grpc

@@ -42,7 +42,8 @@ from vecstore.types import (
     WriteResult,
 )
 from vecstore.upkeep import Upkeep
-from vecstore.verbs import CollectionVerbs, Operation, Query
+from vecstore.verbs.collection import CollectionVerbs, Operation
+from vecstore.verbs.query import Query
 
 
 class Collection(CollectionVerbs):

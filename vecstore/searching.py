@@ -16,7 +16,7 @@ from vecstore.means import Means, follow_codes
 from vecstore.storage.snapshot import Table
 from vecstore.storage.view import View
 from vecstore.types import Hit, Metric, hits_of
-from vecstore.verbs import Query
+from vecstore.verbs.query import Query
 
 
 class Searching:

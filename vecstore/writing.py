@@ -13,7 +13,7 @@ from vecstore.results import matching
 from vecstore.storage import keys
 from vecstore.storage.transaction import Transaction
 from vecstore.types import Filter, Id, WriteResult
-from vecstore.verbs import Operation
+from vecstore.verbs.collection import Operation
 
 
 def put(write: Transaction, operation: Operation, rows: Rows, merge: bool) -> WriteResult:

@@ -41,7 +41,9 @@ from vecstore.types import (
     Vector,
     WriteResult,
 )
-from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
+from vecstore.verbs.collection import CollectionVerbs, Operation
+from vecstore.verbs.database import DatabaseVerbs
+from vecstore.verbs.query import Query
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
