@@ -231,7 +231,7 @@ class GraphMachine(RuleBasedStateMachine):
             for db in self.open:
                 db.close()
         self.reopen_all()
-        assert self.rows().stats().checkpoint_lsn == rows._indexing.checkpoint_lsn
+        assert self.rows().stats().checkpoint_lsn == rows._indexing.checkpoints.lsn
 
     @rule(often=st.integers(0, 3))
     def drop_and_create(self, often):
