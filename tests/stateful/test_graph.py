@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import vecstore
-from vecstore import indexing
+from vecstore import checkpoints, indexing
 from vecstore.index import flat, following, graph, hnsw
 from vecstore.index.background import Indexer
 from vecstore.storage import blocks, checkpoint, log
@@ -58,12 +58,12 @@ class GraphMachine(RuleBasedStateMachine):
             (graph, "MIN_PILOTS", 2),
             (flat, "MAX_PART", 16),
             (indexing, "MAX_TAIL", 30),
-            (indexing, "BUSY_ROWS", 16),
-            (indexing, "BUSY_SHARE", 0),
-            (indexing, "IDLE_ROWS", 16),
-            (indexing, "IDLE_SHARE", 0),
-            (indexing, "REST", 0),
-            (indexing, "MAX_WRITES", 12),
+            (checkpoints, "BUSY_ROWS", 16),
+            (checkpoints, "BUSY_SHARE", 0),
+            (checkpoints, "IDLE_ROWS", 16),
+            (checkpoints, "IDLE_SHARE", 0),
+            (checkpoints, "REST", 0),
+            (checkpoints, "MAX_WRITES", 12),
             (checkpoint, "PIECE_BYTES", 512),
             (log, "KEEP", 6),
             (log, "TRIM_AT_ONCE", 2),
@@ -227,11 +227,11 @@ class GraphMachine(RuleBasedStateMachine):
         """As after a kill: what there is of the last one, if there was one, is used, and the rest follows."""
         rows = self.rows()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(indexing.Indexing, "_checkpoint", lambda _: None)
+            patch.setattr(checkpoints.Checkpoints, "write", lambda _: None)
             for db in self.open:
                 db.close()
         self.reopen_all()
-        assert self.rows().stats().checkpoint_lsn == rows._indexing.checkpoint_lsn
+        assert self.rows().stats().checkpoint_lsn == rows._indexing.checkpoints.lsn
 
     @rule(often=st.integers(0, 3))
     def drop_and_create(self, often):
