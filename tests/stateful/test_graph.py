@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import vecstore
 from vecstore import checkpoints, indexing
-from vecstore.index import following, graph, hnsw, nodes
+from vecstore.index import flat, following, graph, hnsw
 from vecstore.index.background import Indexer
 from vecstore.storage import blocks, checkpoint, log
 from vecstore.testing import ModelDatabase, strategies, wrong_hits
@@ -56,7 +56,7 @@ class GraphMachine(RuleBasedStateMachine):
             (following, "REMEMBERED", 2),
             (graph, "MIN_BATCH", 8),
             (graph, "MIN_PILOTS", 2),
-            (nodes, "CHUNK", 16),
+            (flat, "MAX_PART", 16),
             (indexing, "MAX_TAIL", 30),
             (checkpoints, "BUSY_ROWS", 16),
             (checkpoints, "BUSY_SHARE", 0),
