@@ -54,7 +54,7 @@ def create(path, count):
         docs.insert(range(first, first + len(some)), some)
     docs.wait_indexed()
     filed = time.perf_counter()
-    while docs.means.index.uneven:  # lists are split after their rows can be found in them
+    while docs._index.uneven:  # lists are split after their rows can be found in them
         time.sleep(0.05)
     return db, docs, filed
 
@@ -94,7 +94,8 @@ with vecstore.open(f"{folder}/db") as db:
     own = [docs.search(vectors[one], 1)[0].id == one for one in range(0, n, n // 200)]
 done.set()
 print(json.dumps({
-    "built": built, "filed": filed, "opened": opened, "found": found, "base": base[1], "anonymous": peaks[0], "codes": peaks[1],
+    "built": built, "filed": filed, "opened": opened, "found": found, "base": base[1],
+    "anonymous": peaks[0], "codes": peaks[1],
     "data": peaks[2] - base[0], "both": peaks[3], "linked": stats.linked, "lists": stats.lists,
     "index_bytes": stats.index_bytes, "code_bytes": stats.code_bytes, "error": stats.index_error,
     "held": all(held), "own": sum(own) / len(own),
@@ -128,8 +129,8 @@ def measured(folder: Path, n: int, dim: int, share: float) -> None:
         f"{n:,} rows x {dim}: {mb(raw)} raw, of which {mb(limit)} may be taken beside {mb(told['base'])} at the start"
     )
     print(
-        f"from rows to lists {told['filed']:.1f} s, until none was to be split {told['built']:.1f} s, opened and answered "
-        f"{told['opened']:.2f} s; {told['lists']} lists; errors: {told['error']}"
+        f"from rows to lists {told['filed']:.1f} s, until none was to be split {told['built']:.1f} s; opened and "
+        f"answered {told['opened']:.2f} s; {told['lists']} lists; errors: {told['error']}"
     )
     print(
         f"anonymous at the most {mb(told['anonymous'] - told['base'])} more ({mb(told['data'])} with what is not "
