@@ -197,7 +197,7 @@ class GraphMachine(RuleBasedStateMachine):
         stats = rows.stats()
         if stats.count >= 20:
             assert stats.linked + stats.tail == stats.count
-            assert rows._index.graph.arrays.count < 40 or stats.tail == 0
+            assert rows._index.structure.arrays.count < 40 or stats.tail == 0
 
     @rule(reader=st.integers(0, 1), n=st.sampled_from([1, 2, 1000]))
     def index_some(self, reader, n):
@@ -218,7 +218,7 @@ class GraphMachine(RuleBasedStateMachine):
         for db in self.open:
             db.close()
         self.reopen_all()
-        before, after = (one._index.graph and one._index.graph.links_by_slot() for one in (rows, self.rows()))
+        before, after = (one._index.structure and one._index.structure.links_by_slot() for one in (rows, self.rows()))
         assert before == after
         assert self.rows().stats().checkpoint_lsn == (0 if before is None else rows._index.lsn)
 
