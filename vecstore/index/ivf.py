@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vecstore.index import steps
 from vecstore.index.answering import FIT_FROM, Answering, all_full
-from vecstore.index.arrays import Coder, Floats, aligned
+from vecstore.index.arrays import Coder, Floats, Ints, aligned
 from vecstore.index.blocks import Allocate, Lists
 from vecstore.index.fitting import fitted
 from vecstore.index.flat import Rows, gathered
@@ -35,6 +35,8 @@ BATCH: Final = 32_768
 # A list is split when it is so many times as long as they should be on average, and dissolved below such a share.
 LONGEST, SHORTEST = 2.0, 1 / 8
 LEAST_LONGEST: Final = 64
+# Parts into which a list that is far too long is split at once: rows have come faster than lists were split.
+MOST_PARTS: Final = 32
 # Lists nearby that are clustered together with the two halves of a split, as many of them as a step may hold: what has
 # grown in one place stood in lists whose centroids were those of others. With a dozen lists and without iterations
 # recall@10 fell by 0.16 where a third of the rows had come from elsewhere.
@@ -153,20 +155,33 @@ class IvfIndex(Answering[InvertedFile]):
         if lists.arrays.tail_size and not overlong:
             slots, places, n = lists.waiting(min(BATCH, steps.rows_at_hand(config, 0, self.dim)))
             return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
-        if not due:
-            return None
-        do, one = (overlong or due)[0]
+        return self._upkeep_step(lists, rows, *(overlong or due)[0]) if due else None
+
+    def _upkeep_step(self, lists: InvertedFile, rows: Rows, do: str, one: int) -> Step:
+        config, sizes = lists.config, lists.arrays.sizes - lists.dead
+        room = steps.rows_at_hand(config, lists.arrays.count, self.dim)
         if do == "rewrite":
             slots, places = lists.members(one)
             return Step(do, *gathered(rows, slots[:0]), slots, places, around=(one,))
         near = nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
-        if do == "split":
-            near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
-        members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
-        slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
+        if do == "dissolve":
+            slots, places = lists.members(one)
+            return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
+        near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
+        slots, places = (np.concatenate(parts) for parts in zip(*map(lists.members, (one, *near)), strict=True))
         # A list whose rows could not be parted, as equal ones, may hold any number of them.
         within = np.empty if len(slots) <= 2 * room else self.allocate
-        return Step(do, *gathered(rows, slots, within), slots, places, around=(one, *near))
+        average, longest = self._lengths(sizes, config)
+        parts = min(MOST_PARTS, max(2, round(sizes[one] / average)))
+        return Step(
+            do, *gathered(rows, slots, within), slots, places, around=(one, *near), parts=parts, longest=longest
+        )
+
+    @staticmethod
+    def _lengths(sizes: Ints, config: IVF) -> tuple[float, float]:
+        """How long lists should be on average, and at the most."""
+        average = average_length(int(sizes.sum()), config, len(sizes))
+        return average, max(LEAST_LONGEST, LONGEST * average)
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
@@ -174,8 +189,7 @@ class IvfIndex(Answering[InvertedFile]):
         if not len(sizes):
             return []
         live = sizes - lists.dead
-        average = average_length(int(live.sum()), lists.config, len(sizes))
-        longest = max(LEAST_LONGEST, LONGEST * average)
+        average, longest = self._lengths(live, lists.config)
         due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, lists.limits))]
         due += [("rewrite", int(one)) for one in np.flatnonzero(lists.dead > np.maximum(8, DEAD_SHARE * sizes))]
         if len(sizes) > 1 and lists.config.nlist is None:

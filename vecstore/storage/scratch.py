@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,11 @@ class Scratch:
             return self._others(shape, dtype, fill)
         with disk_errors(self._folder):
             try:
-                mapping = _Mapping.of(_file(self._folder), size)
+                mapping = _Mapping.of(_File(self._folder), size)
             except OSError as error:
                 if error.errno not in NOT_HERE:
                     raise
-                mapping = _Mapping.of(_file(None), size)
+                mapping = _Mapping.of(_File(None), size)
         made: npt.NDArray[Any] = np.frombuffer(mapping, dtype).reshape(shape)
         if fill:
             made[...] = fill
@@ -49,8 +50,8 @@ class Scratch:
         """An array of `length` rows in the file of another, which goes on to be as it is: the rows that both have are
         one memory. None if that one is in no file."""
         mapping: Any = array
-        while isinstance(mapping, np.ndarray):
-            mapping = mapping.base
+        while isinstance(mapping, np.ndarray | memoryview):
+            mapping = mapping.base if isinstance(mapping, np.ndarray) else mapping.obj
         if not isinstance(mapping, _Mapping):
             return None
         shape = (length, *array.shape[1:])
@@ -61,22 +62,30 @@ class Scratch:
         return made
 
 
-class _Mapping(mmap.mmap):
-    """A file in memory, which is there as long as one of its mappings."""
+class _File:
+    """A file without a name; it is there as long as this, or any of its mappings."""
 
-    file: IO[bytes]
+    def __init__(self, folder: Path | None) -> None:
+        with tempfile.TemporaryFile(dir=folder, prefix=".vecstore-") as file:
+            self.number = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be made
+            os.close(self.number)
+
+
+class _Mapping(mmap.mmap):
+    """A file in memory."""
+
+    file: _File
 
     @classmethod
-    def of(cls, file: IO[bytes], size: int) -> _Mapping:
+    def of(cls, file: _File, size: int) -> _Mapping:
         # Room is taken now: a page that the disk has no room for later would kill the process.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.number, 0, size)
         else:
-            os.ftruncate(file.fileno(), size)
-        made = cls(file.fileno(), size)
+            os.ftruncate(file.number, size)
+        made = cls(file.number, size)
         made.file = file
         return made
-
-
-def _file(folder: Path | None) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder, prefix=".vecstore-")
