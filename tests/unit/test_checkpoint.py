@@ -58,6 +58,18 @@ def test_only_pieces_that_changed_are_written(tmp_path):
     assert same(loaded, {"x": second[: 2 * size]})
 
 
+def test_one_that_is_smaller_than_the_last_may_end_behind_its_file(tmp_path, monkeypatch):
+    """LMDB does not write pages at the end that it took and gave back in one transaction."""
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 512)
+    file = CheckpointFile(tmp_path)
+    for fill, sizes in enumerate(({"d": 4688, "e": 3077, "h": 99}, {"h": 571, "e": 789, "f": 3})):
+        columns = {name: np.full(size, fill, np.uint8) for name, size in sizes.items()}
+        file.write({"lsn": 1}, columns)
+        assert same(CheckpointFile(tmp_path).load()[1], columns)
+    with lmdb.open(os.fspath(file.path), subdir=False, readonly=True, lib_version=0) as env:
+        assert (env.info()["last_pgno"] + 1) * env.stat()["psize"] > file.path.stat().st_size
+
+
 def test_columns_are_loaded_into_what_the_caller_allocates(tmp_path):
     CheckpointFile(tmp_path).write({}, {"x": np.ones((3, 4), np.float32)})
     made = np.zeros((3, 4), np.float32)
