@@ -62,7 +62,7 @@ def test_one_that_is_smaller_than_the_last_may_end_behind_its_file(tmp_path, mon
     """LMDB does not write pages at the end that it took and gave back in one transaction."""
     monkeypatch.setattr(checkpoint, "PIECE_BYTES", 512)
     file = CheckpointFile(tmp_path)
-    for fill, sizes in enumerate(({"d": 4688, "e": 3077, "h": 99}, {"h": 571, "e": 789, "f": 3})):
+    for fill, sizes in enumerate(({"e": 3077, "d": 4688, "h": 99}, {"h": 571, "e": 789, "f": 3})):
         columns = {name: np.full(size, fill, np.uint8) for name, size in sizes.items()}
         file.write({"lsn": 1}, columns)
         assert same(CheckpointFile(tmp_path).load()[1], columns)
