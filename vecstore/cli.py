@@ -16,7 +16,7 @@ from rich.table import Table
 
 import vecstore
 from vecstore.errors import InvalidArgumentError, VecstoreError
-from vecstore.verbs import DatabaseVerbs
+from vecstore.verbs.database import DatabaseVerbs
 
 app = typer.Typer(
     name="vecstore",

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
-from vecstore.analysis_verbs import Progress
 from vecstore.arguments import MAX_SECONDS, Rows
 from vecstore.errors import ClosedError, DeadlineExceededError, InvalidArgumentError, UnavailableError
 from vecstore.keywords import verb
@@ -26,7 +25,10 @@ from vecstore.types import (
     Stats,
     WriteResult,
 )
-from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
+from vecstore.verbs.checks import Progress
+from vecstore.verbs.collection import CollectionVerbs, Operation
+from vecstore.verbs.database import DatabaseVerbs
+from vecstore.verbs.query import Query
 
 try:
     import grpc
@@ -160,10 +162,14 @@ class RemoteCollection(CollectionVerbs):
     """
 
     def __init__(self, info: CollectionInfo, connection: _Connection) -> None:
-        self.info = info
+        self._info = info
         self._connection = connection
         self._stub = connection.stub
         self._closed = False
+
+    @property
+    def info(self) -> CollectionInfo:
+        return self._info
 
     def _call(self, method: Callable[..., Answer], request: Any, timeout: float | None = None) -> Answer:
         if self.closed:
@@ -252,7 +258,7 @@ class RemoteCollection(CollectionVerbs):
         wire.write_index(index, request)
         if quantization != "same":
             request.quantization = wire.write_quantization(quantization)
-        self.info = wire.read_info(self._call(self._stub.SetIndex, request).info)
+        self._info = wire.read_info(self._call(self._stub.SetIndex, request).info)
         progress(1, 1)
 
     def _estimate(
@@ -304,7 +310,7 @@ class RemoteCollection(CollectionVerbs):
     def stats(self) -> Stats:
         """Counts and sizes."""
         answer = self._call(self._stub.Stats, pb.StatsRequest(collection=self.name))
-        self.info = wire.read_info(answer.info)  # its index may be another by now
+        self._info = wire.read_info(answer.info)  # its index may be another by now
         return wire.read_stats(answer)
 
     def _check(self, progress: Progress) -> list[Finding]:

@@ -34,7 +34,8 @@ from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.store import Store
 from vecstore.types import CollectionInfo, Finding
-from vecstore.verbs import DatabaseVerbs, collection_name
+from vecstore.verbs.checks import collection_name
+from vecstore.verbs.database import DatabaseVerbs
 
 MIN_SIZE: Final = 1 << 20
 RECOVERY_SECONDS: Final = 10  # that a reader waits for a writer which is about it

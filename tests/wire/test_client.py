@@ -18,7 +18,7 @@ import pytest
 from vecstore_server import Config, Server
 
 import vecstore
-from vecstore.verbs import Query
+from vecstore.verbs.query import Query
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from vecstore_server import Config, Server
 
 import vecstore
-from vecstore.verbs import CollectionVerbs, DatabaseVerbs
+from vecstore.verbs.collection import CollectionVerbs
+from vecstore.verbs.database import DatabaseVerbs
 
 E = np.eye(4, dtype=np.float32)
 

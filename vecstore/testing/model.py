@@ -41,7 +41,9 @@ from vecstore.types import (
     Vector,
     WriteResult,
 )
-from vecstore.verbs import CollectionVerbs, DatabaseVerbs, Operation, Query
+from vecstore.verbs.collection import CollectionVerbs, Operation
+from vecstore.verbs.database import DatabaseVerbs
+from vecstore.verbs.query import Query
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
@@ -121,10 +123,14 @@ class ModelCollection(CollectionVerbs):
     """A Collection in memory; made by a ModelDatabase."""
 
     def __init__(self, stored: ModelRows, *, read_only: bool = False) -> None:
-        self.info = stored.info
+        self._info = stored.info
         self.stored = stored
         self.closed = False
         self._read_only = read_only
+
+    @property
+    def info(self) -> CollectionInfo:
+        return self._info
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -162,7 +168,7 @@ class ModelCollection(CollectionVerbs):
             raise ClosedError(f'collection "{self.name}" is closed')
         if self.stored.dropped:
             raise CollectionNotFoundError(f'collection "{self.name}" was dropped', name=self.name)
-        self.info = self.stored.info
+        self._info = self.stored.info
         return self.stored
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -230,7 +236,7 @@ class ModelCollection(CollectionVerbs):
     ) -> None:
         stored = self._writable()
         codes = stored.info.quantization if quantization == "same" else quantization
-        self.info = stored.info = replace(stored.info, index=index, quantization=codes)
+        self._info = stored.info = replace(stored.info, index=index, quantization=codes)
 
     def _estimate(
         self, count: int | None, index: IndexConfig | None, quantization: Quantization | Literal["same"] | None

@@ -1,41 +1,22 @@
-"""The verbs of databases and collections, embedded and remote alike.
-
-A public method checks its arguments and hands them, in one form, to the abstract method of the same name with an
-underscore. The two backends implement only those, so that they cannot drift apart.
-"""
+"""The verbs of a collection that write and read rows."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, overload
+from abc import abstractmethod
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from vecstore import arguments
-from vecstore.analysis_verbs import AnalysisVerbs, Progress, checked, reported
 from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError
 from vecstore.keywords import verb
-from vecstore.types import (
-    HNSW,
-    IVF,
-    CollectionInfo,
-    Estimate,
-    Filter,
-    Finding,
-    Flat,
-    Hit,
-    Id,
-    IndexConfig,
-    Metric,
-    Page,
-    Quantization,
-    Record,
-    Stats,
-    WriteResult,
-)
+from vecstore.types import HNSW, IVF, CollectionInfo, Filter, Hit, Id, Metric, Page, Record, WriteResult
+from vecstore.verbs.analysis import AnalysisVerbs
+from vecstore.verbs.checks import checked
+from vecstore.verbs.closing import Closing
+from vecstore.verbs.query import Query
+from vecstore.verbs.upkeep import UpkeepVerbs
 
 Operation: TypeAlias = Literal["insert", "upsert", "update"]
 
@@ -43,57 +24,18 @@ VectorsLike: TypeAlias = Any
 """`(n, dim)` numbers: a NumPy array, nested lists, or anything with `__array__` or DLPack; stored as float32."""
 
 
-class Query(NamedTuple):
-    """A checked search: `queries` is `(n, dim) float32`."""
-
-    queries: npt.NDArray[np.float32]
-    k: int
-    filter: Filter | None = None
-    score_threshold: float | None = None
-    with_payload: bool = True
-    with_vectors: bool = False
-    oversampling: float | None = None
-    ef: int | None = None
-    nprobe: int | None = None
-    exact: bool = False
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it asks for the nearest rows and nothing else."""
-        return self.filter is None and self.score_threshold is None and self.oversampling is None and not self.exact
-
-    @property
-    def effort(self) -> int | None:
-        """How far the search goes, in the terms of the collection's index."""
-        return self.ef or self.nprobe
-
-
-class Closing(ABC):
-    """Something that is closed once, by `close()` or at the end of a `with` block."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of files or connections; closing twice is allowed."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class CollectionVerbs(AnalysisVerbs, Closing):
+class CollectionVerbs(AnalysisVerbs, UpkeepVerbs, Closing):
     """A named set of rows: each an id, a vector of `dim` float32, and a payload or none.
 
     Every write is one transaction: when it returns, all of it is durable and the next search sees it; when it
     raises, nothing of it remains.
     """
 
-    info: CollectionInfo
-    """What the collection was created with, with the index and the codes that it has by now. Where another process
-    changes them, as this one has seen them last."""
+    @property
+    @abstractmethod
+    def info(self) -> CollectionInfo:
+        """What the collection was created with, with the index and the codes that it has by now. Where another process
+        changes them, as this one has seen them last."""
 
     @property
     def name(self) -> str:
@@ -326,91 +268,6 @@ class CollectionVerbs(AnalysisVerbs, Closing):
         return self._count(None)
 
     @abstractmethod
-    def stats(self) -> Stats:
-        """Counts and sizes."""
-
-    @verb
-    def check(self, *, progress: Progress | None = None) -> list[Finding]:
-        """Read and verify everything that is stored, and the graph: what is wrong, or an empty list. Others read and
-        write meanwhile.
-
-        `progress(done, total)` is called now and then.
-        """
-
-        return self._check(reported(progress))
-
-    @verb
-    def compact(self) -> None:
-        """Write the collection anew with nothing but its rows: the file shrinks to them, and rows that the graph links
-        come to lie near each other. Meanwhile searches go on, and writers wait. It takes as much room on the disk
-        again as the rows do. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the
-        server goes on.
-        """
-        self._compact()
-
-    # -- indexing --------------------------------------------------------------------------------------------
-
-    @verb
-    def wait_indexed(self, timeout: float | None = None) -> None:
-        """Return when the graph holds every committed row; DeadlineExceededError if `timeout` seconds end before.
-
-        No search needs it: a row that the graph does not hold yet is found all the same. It is for measurements.
-        """
-        seconds = None if timeout is None else arguments.number(timeout, "timeout", 0, arguments.MAX_SECONDS)
-        self._wait_indexed(seconds)
-
-    @verb
-    def rebuild(self, *, seed: int | None = None) -> None:
-        """Build the index anew from the rows, and return when it is done; searches go on meanwhile.
-
-        Whatever is drawn at random is drawn with `seed` (0 to 2^31 - 1), or else with the seed of the collection's
-        HNSW. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the server builds
-        on.
-        """
-        if isinstance(self.info.index, Flat) and self.info.quantization is None:
-            raise InvalidArgumentError("rebuild() has no effect: this collection has neither a graph nor codes")
-        self._rebuild(None if seed is None else arguments.whole_number(seed, "seed", 0, arguments.MAX_SEED))
-
-    @verb
-    def set_index(
-        self,
-        index: IndexConfig,
-        *,
-        quantization: Quantization | Literal["same", "auto"] | None = "same",
-        progress: Progress | None = None,
-    ) -> None:
-        """Give the collection another index, other parameters of it, or other codes, and return when that is done.
-
-        The new index is built beside the old one, which takes memory for both; searches and writes go on with the old
-        one until then. What fails or is killed before leaves the old one. Parameters that only searches go by (`ef`,
-        `nprobe`) change at once, and what is there already is left alone. `quantization` stays the "same" unless it is
-        given; "auto" is what `create_collection` would take. `progress(done, total)` is called now and then. If the
-        timeout of a connection ends first, the caller gets DeadlineExceededError, and the server goes on.
-        """
-        if index is None:
-            raise InvalidArgumentError("index: expected vecstore.HNSW(), IVF() or Flat(), got None")
-        config = arguments.index_config(index)
-        same = isinstance(quantization, str) and quantization == "same"
-        codes = "same" if same else arguments.quantization_kind(quantization, config, self.dim)
-        self._set_index(config, codes, reported(progress))  # type: ignore[arg-type]
-
-    @verb
-    def estimate(
-        self,
-        count: int | None = None,
-        *,
-        index: IndexConfig | None = None,
-        quantization: Quantization | Literal["same", "auto"] | None = "same",
-    ) -> Estimate:
-        """About what the collection takes in RAM and on the disk with `count` rows (by default those that it has), or
-        would with another index or other codes (see `set_index`). Nothing is changed."""
-        config = None if index is None else arguments.index_config(index)
-        rows = None if count is None else arguments.whole_number(count, "count", 0, arguments.MAX_ROWS)
-        same = isinstance(quantization, str) and quantization == "same"
-        codes = "same" if same else arguments.quantization_kind(quantization, config or self.info.index, self.dim)
-        return self._estimate(rows, config, codes)  # type: ignore[arg-type]
-
-    @abstractmethod
     def _write(self, operation: Operation, rows: Rows, merge: bool = True) -> WriteResult: ...
 
     @abstractmethod
@@ -430,98 +287,5 @@ class CollectionVerbs(AnalysisVerbs, Closing):
     @abstractmethod
     def _count(self, filter: Filter | None) -> int: ...
 
-    @abstractmethod
-    def _wait_indexed(self, timeout: float | None) -> None: ...
-
-    @abstractmethod
-    def _check(self, progress: Progress) -> list[Finding]: ...
-
-    @abstractmethod
-    def _compact(self) -> None: ...
-
-    @abstractmethod
-    def _rebuild(self, seed: int | None) -> None: ...
-
-    @abstractmethod
-    def _estimate(
-        self, count: int | None, index: IndexConfig | None, quantization: Quantization | Literal["same"] | None
-    ) -> Estimate: ...
-
-    @abstractmethod
-    def _set_index(
-        self,
-        index: IndexConfig,
-        quantization: Quantization | Literal["same"] | None,
-        progress: Progress,
-    ) -> None: ...
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.dim} dimensions, {self.metric}>"
-
-
-class DatabaseVerbs(Closing):
-    """A set of collections."""
-
-    @verb
-    def create_collection(
-        self,
-        name: str,
-        dim: int,
-        metric: Metric = "cosine",
-        *,
-        index: IndexConfig | None = None,
-        quantization: Quantization | Literal["auto"] | None = "auto",
-        exist_ok: bool = False,
-    ) -> CollectionVerbs:
-        """Create a collection for vectors of `dim` numbers (1 to 8192), compared by cosine, dot or l2.
-
-        AlreadyExistsError if there is one of that name; with `exist_ok=True` it is returned instead, provided
-        it was created alike. A name has 1 to 128 letters, digits, dots, dashes and underscores.
-
-        `index` is `HNSW()`, a graph, unless it is `IVF()`, lists, which are built sooner and take less memory, or
-        `Flat()`, where every search reads every row. With `quantization`
-        (`Int8()`, `Int4()` or `Binary()`) a search reads codes in RAM instead of the rows, which is several times as
-        fast, and rescores the best candidates from the rows. "auto" is `Int4()` for 192 dimensions and more, `Int8()`
-        for fewer, `Binary()` with `IVF()` from 256 on, and None with `Flat()`, which so stays exact.
-        """
-        name, dim = collection_name(name), arguments.dimension(dim)
-        metric = arguments.metric_name(metric)
-        config = HNSW() if index is None else arguments.index_config(index)
-        codes = arguments.quantization_kind(quantization, config, dim)
-        wanted = CollectionInfo(name, dim, metric, config, codes)
-        return self._create(wanted, arguments.flag(exist_ok, "exist_ok"))
-
-    @verb
-    def get_collection(self, name: str) -> CollectionVerbs:
-        """Open a collection; CollectionNotFoundError if there is none of that name."""
-        return self._open(collection_name(name))
-
-    @abstractmethod
-    def list_collections(self) -> list[str]:
-        """The names of all collections, sorted."""
-
-    @verb
-    def drop_collection(self, name: str) -> None:
-        """Delete a collection with all its rows, for good; CollectionNotFoundError if there is none."""
-        self._drop(collection_name(name))
-
-    @abstractmethod
-    def _create(self, info: CollectionInfo, exist_ok: bool) -> CollectionVerbs: ...
-
-    @abstractmethod
-    def _open(self, name: str) -> CollectionVerbs: ...
-
-    @abstractmethod
-    def _drop(self, name: str) -> None: ...
-
-
-def collection_name(name: Any) -> str:
-    """Check the name of a collection."""
-    import re
-
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
-        raise InvalidArgumentError(
-            f"name: expected 1 to 128 letters, digits, dots, dashes and underscores, "
-            f"the first a letter or digit, got {name!r}"
-        )
-    return name

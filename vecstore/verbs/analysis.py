@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from vecstore import arguments
 from vecstore.errors import InvalidArgumentError
-from vecstore.filters import compile_filter
 from vecstore.keywords import verb
 from vecstore.types import Clustering, CollectionInfo, DuplicateGroup, Filter, Hit
-
-Progress: TypeAlias = Callable[[int, int], None]
+from vecstore.verbs.checks import Progress, checked, reported
 
 
 class AnalysisVerbs(ABC):
@@ -21,7 +17,10 @@ class AnalysisVerbs(ABC):
     If the timeout of a connection ends first, the caller gets DeadlineExceededError.
     """
 
-    info: CollectionInfo
+    @property
+    @abstractmethod
+    def info(self) -> CollectionInfo:
+        """What the collection is."""
 
     @verb
     def cluster(
@@ -115,20 +114,3 @@ class AnalysisVerbs(ABC):
     def _outliers(
         self, n: int, k: int, filter: Filter | None, with_payload: bool, with_vectors: bool, progress: Progress
     ) -> list[Hit]: ...
-
-
-def checked(filter: Filter | None) -> Filter | None:
-    """A filter that compiles, or the error that names what is wrong with it."""
-    if filter is not None:
-        compile_filter(filter)
-    return filter
-
-
-def reported(progress: Any) -> Progress:
-    """Check a `progress` argument; without one nothing is told."""
-    if progress is None:
-        return lambda _done, _total: None
-    if not callable(progress):
-        raise InvalidArgumentError(f"progress: expected a function of done and total, got {progress!r}")
-    told: Progress = progress
-    return told
