@@ -60,7 +60,7 @@ def faiss_seconds(dataset: Dataset, nlist: int, codes: str, threads: int) -> flo
     """Seconds of faiss, with the iterations of vecstore and its own default of rows."""
     import faiss
 
-    from vecstore.index.ivf import ITERATIONS
+    from vecstore.index.steps import ITERATIONS
 
     faiss.omp_set_num_threads(threads)
     index = faiss.index_factory(dataset.rows.shape[1], f"IVF{nlist},{codes}", faiss.METRIC_INNER_PRODUCT)

@@ -116,11 +116,11 @@ def stalls(data: Data, folder: Path, n: int) -> None:
             index._store.checkpoint._damaged = True  # so that all of it is written, not what has changed
             lines.clear()
             writing.set()
-            index._checkpoint()
+            index.checkpoints.write()
             writing.clear()
             time.sleep(0.2)
         whole = lines[-1]
-        index._checkpoint()
+        index.checkpoints.write()
         stopping.set()
         thread.join()
     print(f"all of it         {whole}")

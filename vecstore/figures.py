@@ -33,7 +33,7 @@ def stats_of(view: View, means: Means, *, read_only: bool) -> Stats:
         lsn=view.state.lsn,
         durability=None if read_only else "commit" if view.env.sync_interval is None else "interval",
         synced_lsn=None if read_only else view.env.synced_lsn(view.state.lsn),
-        checkpoint_lsn=0 if indexing is None else indexing.checkpoint_lsn,
+        checkpoint_lsn=0 if indexing is None else indexing.checkpoints.lsn,
         vector_bytes=int(np.count_nonzero(view.table.rows)) * view.layout.size,
         row_bytes=_bytes(view, "row"),
         id_bytes=_bytes(view, "slot"),

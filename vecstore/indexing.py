@@ -1,11 +1,9 @@
-"""A collection's graph or lists and its rows: how the one follows the other, in searches and in the background, and is
-kept in checkpoints."""
+"""A collection's graph or lists and its rows: how the one follows the other, in searches and in the background."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -14,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.budget import Share
+from vecstore.checkpoints import Checkpoints
 from vecstore.errors import (
     ClosedError,
     CollectionNotFoundError,
-    CorruptionError,
     DeadlineExceededError,
-    FormatVersionError,
     StateError,
     VecstoreError,
 )
-from vecstore.index import hnsw
 from vecstore.index.arrays import aligned
 from vecstore.index.background import Indexer
 from vecstore.index.check import check_graph, check_lists, check_sample
@@ -32,8 +28,6 @@ from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
-from vecstore.storage.config import built_alike, config_of
-from vecstore.storage.environment import Environment
 from vecstore.storage.scratch import allocator
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
@@ -48,17 +42,8 @@ REFIT_GROWTH: Final = 4
 NO_BOUND: Final = 2**31
 # An index that takes the place of another is built beside it: each row is coded, then linked, and perhaps once again.
 BUILDING_WORK: Final = 4
-
-# A checkpoint is written when as many nodes were linked, coded or removed since the last one: at least so many, and a
-# share of all. While rows are being linked it takes a twentieth of the time at most.
-BUSY_ROWS, BUSY_SHARE = 4096, 1 / 8
-IDLE_ROWS, IDLE_SHARE = 1024, 1 / 32
-REST: Final = 20
-# Or when so many writes came since: each is a record of the log that is kept for the next open.
-MAX_WRITES = 16_384
-# That a process which reads waits for the writer's checkpoint of a compaction. Meanwhile it scans rows; to link them by
-# itself takes longer than that, from some ten thousand rows on.
-AWAIT_SECONDS, LOOK_AGAIN_SECONDS = 10.0, 0.05
+# Between two looks for a checkpoint that a process which reads waits for.
+LOOK_AGAIN_SECONDS: Final = 0.05
 
 log = logging.getLogger("vecstore")
 
@@ -82,27 +67,25 @@ class Indexing:
         self._info = info
         self._read_only = read_only
         self._share = share
-        self._allocate = aligned
+        allocate = aligned
         if isinstance(info.index, IVF) and not info.index.resident:
-            self._allocate = allocator(store.checkpoint.path.parent, aligned)
-        self.index = index_of(info.index, info.quantization, info.dim, info.metric, self._allocate)
+            allocate = allocator(store.checkpoint.path.parent, aligned)
+        self.index = index_of(info.index, info.quantization, info.dim, info.metric, allocate)
         self.indexer = Indexer(info.name, self._step)
+        self.checkpoints = Checkpoints(self.index, info, store, allocate, read_only=read_only, succeeds=succeeds)
         self._store = store
         self._rows_of = rows_of
-        # Around a view in which links wait, and links in which a view is waited for: never both at once.
-        self._keeping = threading.Lock()
-        self._renewing = threading.Lock()
-        self._awaited: tuple[Environment, float, object] | None = None  # a file, until when, the checkpoint seen last
         self._bound = NO_BOUND  # of a collection that was just opened, whose rows all wait to be linked
-        self.checkpoint_lsn = 0
-        self._kept_work, self._kept_lsn = 0, 0  # how far the index was when a checkpoint was last written, or tried
-        self._due, self._not_before = False, 0.0
-        self._env: Environment | None = None if succeeds and read_only else store.env
-        self._succeeds, self._retired = succeeds, False
-        self._failure: VecstoreError | None = None  # of the last checkpoint
-        self._untold: VecstoreError | None = None
-        if not succeeds:
-            self._load()
+        self._due = False
+        if not succeeds and store.config["format"] > 1 and self._has_room():
+            self.checkpoints.load()
+
+    def _has_room(self) -> bool:
+        with self._store.view() as view:
+            fits = self._share.fits(self._info, view.state.count)
+        if not fits:
+            log.warning("%s is not indexed: %s", self.name, self._share.refusal)
+        return fits
 
     @contextlib.contextmanager
     def _view(self) -> Iterator[View]:
@@ -119,7 +102,7 @@ class Indexing:
         if not self._share.fits(self._info, view.state.count):
             self.index.let_go()
             return False
-        if self._read_only and view.env is not self._env and not self._renew(view):
+        if not self.checkpoints.follows(view):
             return False
         self.index.follow(self._rows_of(view), view.state.lsn, *_changes(view))
         return True
@@ -143,7 +126,7 @@ class Indexing:
         """Some of the work of the indexer; whether there is more."""
         try:
             if self._due:
-                self._try_checkpoint()
+                self.checkpoints.try_write()
             following = self._prepare()
         except (ClosedError, CollectionNotFoundError):
             self.indexer.end()
@@ -155,13 +138,13 @@ class Indexing:
             return True
         more = self._link()
         # In a step of its own: whoever waits for the last row to be linked need not wait for the checkpoint too.
-        self._due = self._is_due(idle=not more)
+        self._due = self.checkpoints.is_due(idle=not more)
         return more or self._due
 
     def _prepare(self) -> bool:
         """Follow the writes, and take what `_link` needs of the rows; False where the index stays behind."""
         index = self.index
-        with self._keeping, self._store.view() as view:
+        with self.checkpoints.keeping, self._store.view() as view:
             # An index that there is goes on, however few rows are left: its work waits for it to know of them.
             wanted = index.graph is not None or not index.scans(view.state.count)
             if view.state.lsn > index.lsn and wanted and not self.follow(view):
@@ -197,21 +180,20 @@ class Indexing:
 
     def retune(self, info: CollectionInfo) -> None:
         """Search by other numbers from now on."""
-        self._info = info
+        self._info = self.checkpoints.info = info
         self.index.retune(info.index)
 
     def begin(self) -> None:
         """Be the index of the collection from now on, which its config says already."""
         self._store.log_kept_from = None  # it was for the index before
         if self.index.graph is not None:
-            self._try_checkpoint()
+            self.checkpoints.try_write()
         self.indexer.wake()
 
     def retire(self) -> None:
         """Be that no longer: nothing is linked or kept any more. Searches that have begun may go on."""
         self.indexer.stop()
-        with self._keeping:
-            self._retired = True
+        self.checkpoints.retire()
 
     # -- writers ---------------------------------------------------------------------------------------------
 
@@ -219,7 +201,7 @@ class Indexing:
         """StateError if the thread has failed since it was last asked: before a write, which then writes nothing."""
         error, what = self.indexer.take_error(), "indexing"
         if error is None:
-            (error, self._untold), what = (self._untold, None), f"writing {INDEX_FILE}"
+            error, what = self.checkpoints.take_error(), f"writing {INDEX_FILE}"
         if error is not None:
             raise StateError(
                 f'collection "{self.name}": {what} in the background failed ({type(error).__name__}: {error}). '
@@ -229,7 +211,7 @@ class Indexing:
     @property
     def error(self) -> str | None:
         """What the thread last failed with."""
-        failure = self._failure
+        failure = self.checkpoints.failure
         return (
             self._share.refusal
             or self.indexer.error
@@ -302,7 +284,7 @@ class Indexing:
                 view.verify()
                 problems = check_sample(self.index, self._rows_of(view), live, view.table.live, view.state.lsn)
             findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
-        findings += self._check_file()
+        findings += self.checkpoints.check(self._view)
         if graph is not None:
             problems = list(check_lists(graph) if isinstance(graph, InvertedFile) else check_graph(graph))
             with self._view() as view:
@@ -324,166 +306,18 @@ class Indexing:
         try:
             with self._store.view() as view:
                 self.follow(view)
-            if index.lsn != self.checkpoint_lsn or index.work != self._kept_work:
-                self._checkpoint()
+            if self.checkpoints.is_behind:
+                self.checkpoints.write()
         except CollectionNotFoundError:
             pass
         except VecstoreError as why:
             log.warning("%s of %s was not written (%s): the next open makes up for it", INDEX_FILE, self.name, why)
 
-    # -- checkpoints -----------------------------------------------------------------------------------------
-
-    def _is_due(self, *, idle: bool) -> bool:
-        """Whether enough has changed for a checkpoint: less, if the thread has nothing else to do."""
-        index, graph = self.index, self.index.graph
-        if self._read_only or graph is None:
-            return False
-        least, share = (IDLE_ROWS, IDLE_SHARE) if idle else (BUSY_ROWS, BUSY_SHARE)
-        work = index.work - self._kept_work
-        if work <= max(least, graph.arrays.count * share) and index.lsn - self._kept_lsn <= MAX_WRITES:
-            return False
-        return idle or time.monotonic() >= self._not_before
-
-    def _try_checkpoint(self) -> None:
-        """Write a checkpoint, or tell why not to the next writer: linking goes on."""
-        try:
-            self._checkpoint()
-            self._failure = None
-        except VecstoreError as error:
-            if not self._store.env.still_there():
-                return
-            log.exception("%s of %s was not written: what is there stays", INDEX_FILE, self.name)
-            self._failure = self._untold = error
-
-    def _checkpoint(self) -> None:
-        """Write what has changed of the index since the last one; writers and searches go on meanwhile."""
-        started = time.monotonic()
-        with self._keeping, self.index.held() as kept:
-            if kept is None or self._retired:
-                return
-            self._kept_work, self._kept_lsn = kept.work, kept.lsn  # if it fails, it is tried again after as much
-            with self._store.view() as view:
-                write_id = view.write_id(kept.lsn)
-            if not write_id or not self._store.env.still_there():
-                return
-            self._store.env.sync_commits(kept.lsn)  # or a power loss might take the write that it names
-            header = {"lsn": kept.lsn, "write_id": write_id, "facts": kept.facts, **self._identity()}
-            written = self._store.checkpoint.write(header, kept.parts)
-        self.checkpoint_lsn = self._store.log_kept_from = kept.lsn
-        seconds = time.monotonic() - started
-        self._not_before = time.monotonic() + REST * seconds
-        log.debug("%s of %s: write %d, %d of %d pieces, %.1f MB in %.0f ms", INDEX_FILE, self.name, kept.lsn,
-                  written.pieces, written.total, written.bytes / 1e6, seconds * 1e3)  # fmt: skip
-
-    def _identity(self) -> dict[str, Any]:
-        """What the collection and its index are: a checkpoint of anything else is of no use."""
-        return {"uid": self._store.config.get("uid"), **config_of(self._info)}
-
-    def _is_alike(self, header: dict[str, Any]) -> bool:
-        own = self._identity()
-        return built_alike(header["index"], own.pop("index")) and all(header[name] == own[name] for name in own)
-
-    def _load(self) -> None:
-        """Begin with the last checkpoint, if there is one that fits the rows; or else from nothing."""
-        if self._store.config["format"] == 1:
-            return
-        with self._store.view() as view:
-            if not self._share.fits(self._info, view.state.count):
-                log.warning("%s is not indexed: %s", self.name, self._share.refusal)
-                return
-        loaded, reason = None, ""
-        try:
-            loaded = self._store.checkpoint.load(self._allocate)
-        except FileNotFoundError:
-            reason = "is missing"
-        except CorruptionError as error:
-            reason = f"is damaged ({error})"
-        except VecstoreError as error:
-            reason = f"cannot be read ({error})"
-        # Only now, so that the view is not older than the checkpoint of a writer that is at work.
-        with self._store.view() as view:
-            if loaded is not None:
-                reason = self._restore(view, *loaded)
-            if reason and view.state.count >= hnsw.LINK_FROM:
-                log.warning("%s of %s %s: the index is made anew from the rows", INDEX_FILE, self.name, reason)
-
-    def _renew(self, view: View) -> bool:
-        """In a process that reads, whose file is another by now: after a compaction, go on with the writer's checkpoint
-        of it. Whether the index can follow from what it has; False while that checkpoint is awaited."""
-        with self._renewing:
-            if view.env is self._env:
-                return True
-            if self._awaited is None or self._awaited[0] is not view.env:
-                self._awaited = view.env, time.monotonic() + AWAIT_SECONDS, None
-            _, until, seen = self._awaited
-            graph = self.index.graph
-            if not self._succeeds if graph is None else view.changed_since(self.index.lsn) is not None:
-                until = 0.0  # nothing was numbered anew, or there is nothing to lose
-            elif (stamp := self._store.checkpoint.stamp()) != seen:
-                self._awaited = view.env, until, stamp
-                if self._renewed(view):
-                    until = 0.0
-            if time.monotonic() < until:
-                return False
-            self._env, self._awaited = view.env, None
-            return True
-
-    def _renewed(self, view: View) -> bool:
-        with contextlib.suppress(VecstoreError, OSError, ValueError, KeyError, TypeError):
-            header, columns = self._store.checkpoint.load(self._allocate)
-            if not self._unfit(view, header):
-                self.index.renew(header["lsn"], header["facts"], columns, view.state.slots)
-                self.checkpoint_lsn = header["lsn"]
-                return True
-        return False
-
-    def _check_file(self) -> Iterator[Finding]:
-        """What is wrong with index.mdb: damage, or that it contradicts the log although it is in use."""
-        try:
-            header = self._store.checkpoint.verified()
-        except FileNotFoundError:
-            return
-        except VecstoreError as error:
-            yield Finding(INDEX_FILE, f"{error}; it is made anew from the rows")
-            return
-        with self._view() as view:
-            reason = self._unfit(view, header)
-            # The log need not tell of a checkpoint that a later one is to replace, as after a compaction.
-            if reason and self.checkpoint_lsn and view.write_id(header["lsn"]):
-                yield Finding(INDEX_FILE, f"{INDEX_FILE} {reason}; it is made anew from the rows")
-
     def compacted(self) -> None:
         """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""
         if self.index.graph is not None:
-            self._try_checkpoint()
+            self.checkpoints.try_write()
         self.indexer.wake()
-
-    def _restore(self, view: View, header: dict[str, Any], columns: dict[str, Any]) -> str:
-        """Make a checkpoint the index; the reason if it cannot be."""
-        try:
-            reason = self._unfit(view, header)
-            if reason:
-                return reason
-            self.index.restore(header["lsn"], header["facts"], columns, view.state.slots)
-        except (CorruptionError, FormatVersionError, ValueError, KeyError, TypeError) as error:
-            return f"does not fit together ({error!r})"
-        self.checkpoint_lsn = self._kept_lsn = header["lsn"]
-        if not self._read_only:
-            self._store.log_kept_from = self.checkpoint_lsn
-        return ""
-
-    def _unfit(self, view: View, header: dict[str, Any]) -> str:
-        """Why a checkpoint is not one of these rows, or nothing if it is."""
-        lsn, now = header["lsn"], view.state.lsn
-        write_id = view.write_id(lsn)
-        wrong = {
-            "belongs to another collection": header["uid"] != self._store.config["uid"],
-            "is of an index of another kind": not self._is_alike(header),
-            f"is newer than the rows (write {lsn}, the last is {now})": lsn > now,
-            f"is too old (write {lsn}, of which the log tells no more; the last is {now})": not write_id,
-            f"is of rows that were written otherwise (write {lsn})": write_id != header["write_id"],
-        }
-        return next((reason for reason, is_so in wrong.items() if is_so), "")
 
 
 def _ids(view: View, slots: Slots) -> tuple[Id, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 import vecstore
 from tests.conftest import make_graphs_small
 from tests.crash.plans import DIM, applied, carry_out, plan
-from vecstore import indexing
+from vecstore import checkpoints
 from vecstore.kernels._jit import warmup
 from vecstore.storage import environment, failpoints, log
 
@@ -38,8 +38,8 @@ def main():
     # So that each child grows its map, trims its log and writes checkpoints, often.
     environment.FIRST_MAP_SIZE = 1 << 20
     log.KEEP, log.TRIM_AT_ONCE = 32, 8
-    indexing.BUSY_ROWS, indexing.IDLE_ROWS, indexing.MAX_WRITES = 100, 20, 20
-    indexing.BUSY_SHARE = indexing.IDLE_SHARE = indexing.REST = 0
+    checkpoints.BUSY_ROWS, checkpoints.IDLE_ROWS, checkpoints.MAX_WRITES = 100, 20, 20
+    checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
     warmup()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

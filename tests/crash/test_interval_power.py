@@ -212,7 +212,7 @@ def test_a_checkpoint_of_writes_that_were_lost_is_not_believed(tmp_path, monkeyp
             docs.upsert(range(n, n + 10), vectors[n : n + 10])
         docs.wait_indexed(60)
         monkeypatch.setattr(docs._store.env, "sync_commits", lambda lsn: None)
-        docs._indexing._checkpoint()
+        docs._indexing.checkpoints.write()
         path = crashed(tmp_path, docs, monkeypatch)
         monkeypatch.undo()
     (folder_of(path) / "index.mdb").write_bytes((folder_of(tmp_path / "db") / "index.mdb").read_bytes())
@@ -253,7 +253,7 @@ def test_what_a_checkpoint_names_is_synced_before_it(tmp_path, monkeypatch, smal
         stats = docs.stats()
         assert (stats.durability, stats.lsn) == ("interval", 2) and stats.synced_lsn < 2
         docs.wait_indexed(60)
-        docs._indexing._checkpoint()
+        docs._indexing.checkpoints.write()
         assert docs.stats().synced_lsn == docs.stats().checkpoint_lsn == 2
         docs.upsert("late", vectors[0])
         assert docs.stats().synced_lsn == 2

@@ -20,12 +20,12 @@ WRITER = """
 import os, sys
 import numpy as np
 import vecstore
-from vecstore import indexing
+from vecstore import checkpoints
 from vecstore.index import graph, hnsw
 from vecstore.storage import checkpoint, log
 hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
-indexing.BUSY_ROWS = indexing.IDLE_ROWS = 64
-indexing.BUSY_SHARE = indexing.IDLE_SHARE = indexing.REST = 0
+checkpoints.BUSY_ROWS = checkpoints.IDLE_ROWS = 64
+checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
 checkpoint.PIECE_BYTES = 4096
 log.KEEP, log.TRIM_AT_ONCE = 4, 2
 docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", exist_ok=True)

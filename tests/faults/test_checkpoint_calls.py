@@ -9,7 +9,7 @@ import pytest
 
 import vecstore
 from tests.faults.workload import DIM, vectors
-from vecstore import StateError, StorageError, indexing
+from vecstore import StateError, StorageError, checkpoints
 from vecstore.testing import faults
 from vecstore.testing.faults import Fail, Short, storage_calls
 
@@ -67,7 +67,7 @@ def run(base, path, fault):
                 docs.insert(range(first, first + 20), ROWS[first : first + 20])
             docs.wait_indexed(60)
             if first < 360:
-                docs._indexing._try_checkpoint()
+                docs._indexing.checkpoints.try_write()
             else:
                 docs._indexing._due = False
         assert_whole(docs, 400)
@@ -100,7 +100,7 @@ def test_any_call_of_a_checkpoint_that_fails(base, tmp_path, first):
 @pytest.mark.parametrize("way", range(3))
 def test_a_disk_that_refuses_every_checkpoint_of_the_thread(base, tmp_path, way, monkeypatch):
     for name in ("BUSY_ROWS", "IDLE_ROWS", "BUSY_SHARE", "IDLE_SHARE", "REST"):
-        monkeypatch.setattr(indexing, name, 0)
+        monkeypatch.setattr(checkpoints, name, 0)
     failing, told = True, 0
     refusing = storage_calls(lambda call: WAYS[way](call) if failing and of_index(call) else None, record=False)
     with refusing, vecstore.open(base) as db:

@@ -9,7 +9,7 @@ import pytest
 import vecstore
 from tests.faults.names import Names, Recorder
 from tests.faults.workload import DIM, assert_sound, vectors
-from vecstore import indexing
+from vecstore import checkpoints
 from vecstore.storage import recovery
 from vecstore.testing import ModelDatabase, faults
 
@@ -32,7 +32,7 @@ def index(db):
     docs = db.get_collection("docs")
     docs.wait_indexed(60)
     if isinstance(db, vecstore.Database):
-        docs._indexing._checkpoint()
+        docs._indexing.checkpoints.write()
 
 
 STEPS = [
@@ -89,7 +89,7 @@ def recorded(path, durability, patch):
 
 @pytest.mark.parametrize("durability", ["commit", "interval"])
 def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, monkeypatch, durability):
-    monkeypatch.setattr(indexing, "MAX_WRITES", 10**9)
+    monkeypatch.setattr(checkpoints, "MAX_WRITES", 10**9)
     with monkeypatch.context() as patch:
         names, events, states, ends, certain = recorded(tmp_path / "db", durability, patch)
     monkeypatch.setattr(recovery, "boot_id", lambda: "another")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import vecstore
-from vecstore import indexing
-from vecstore.index import codes, following, graph, hnsw, ivf, lists, nodes
+from vecstore import checkpoints, indexing
+from vecstore.index import codes, flat, following, graph, hnsw, ivf, lists, steps
 from vecstore.index.background import Indexer
 from vecstore.index.lists import InvertedFile
 from vecstore.storage import blocks, checkpoint, log, scratch
@@ -31,8 +31,11 @@ SMALL = (
     (hnsw, "CANDIDATE", 1.0),
     (ivf, "FIT_FROM", 20),
     (ivf, "TRAIN_FROM", 40),
-    (ivf, "SAMPLES", 4),
-    (ivf, "FEW_SAMPLES", 2),
+    (steps, "SAMPLES", 4),
+    (steps, "FEW_SAMPLES", 2),
+    (steps, "AT_HAND", 0),
+    (steps, "SCARCE", 0),
+    (steps, "LEAST_ROWS", 48),
     (ivf, "LISTS_PER_ROOT", 0.8),
     (ivf, "BATCH", 32),
     (ivf, "LONGEST", 1.5),
@@ -40,23 +43,22 @@ SMALL = (
     (ivf, "LEAST_LONGEST", 12),
     (ivf, "NEARBY", 3),
     (ivf, "ROW", 1e9),  # nor are rows scanned where few match
-    (lists, "CHUNK", 16),
     (lists, "AT_ONCE", 48),
     (codes, "MIN_ROWS", 20),
     (scratch, "LEAST", 1024),
     (following, "REMEMBERED", 2),
     (graph, "MIN_BATCH", 8),
     (graph, "MIN_PILOTS", 2),
-    (nodes, "CHUNK", 16),
+    (flat, "MAX_PART", 16),
     (indexing, "MAX_TAIL", 30),
-    (indexing, "BUSY_ROWS", 16),
-    (indexing, "BUSY_SHARE", 0),
-    (indexing, "IDLE_ROWS", 16),
-    (indexing, "IDLE_SHARE", 0),
-    (indexing, "REST", 0),
-    (indexing, "MAX_WRITES", 12),
+    (checkpoints, "BUSY_ROWS", 16),
+    (checkpoints, "BUSY_SHARE", 0),
+    (checkpoints, "IDLE_ROWS", 16),
+    (checkpoints, "IDLE_SHARE", 0),
+    (checkpoints, "REST", 0),
+    (checkpoints, "MAX_WRITES", 12),
     (indexing, "LOOK_AGAIN_SECONDS", 0.001),
-    (indexing, "AWAIT_SECONDS", 0.1),
+    (checkpoints, "AWAIT_SECONDS", 0.1),
     (checkpoint, "PIECE_BYTES", 512),
     (log, "KEEP", 6),
     (log, "TRIM_AT_ONCE", 2),
@@ -112,12 +114,12 @@ class IndexMachine(RuleBasedStateMachine):
         self.patch.undo()
         shutil.rmtree(self.path)
 
-    def begin(self, dim, metric, index, quantization, n, steps):
-        """With n rows; `steps` of indexing follow each write; None: those of a thread, which may come at any time."""
+    def begin(self, dim, metric, index, quantization, n, at_wake):
+        """With n rows; `at_wake` steps of indexing follow each write; None: those of a thread, which may come at any time."""
         self.dim, self.metric = dim, metric
-        if steps is not None:
+        if at_wake is not None:
             self.patch.setattr(indexing, "Indexer", Stepped)
-            self.patch.setattr(Stepped, "at_wake", steps)
+            self.patch.setattr(Stepped, "at_wake", at_wake)
         self.reopen_all()
         self.model = ModelDatabase(self.folder)
         for db in (self.open[0], self.model):
@@ -265,11 +267,11 @@ class IndexMachine(RuleBasedStateMachine):
         """As after a kill: what there is of the last one, if there was one, is used, and the rest follows."""
         rows = self.rows()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(indexing.Indexing, "_checkpoint", lambda _: None)
+            patch.setattr(checkpoints.Checkpoints, "write", lambda _: None)
             for db in self.open:
                 db.close()
         self.reopen_all()
-        kept = 0 if rows._indexing is None else rows._indexing.checkpoint_lsn
+        kept = 0 if rows._indexing is None else rows._indexing.checkpoints.lsn
         assert self.rows().stats().checkpoint_lsn == kept
 
     @rule(often=st.integers(0, 3))

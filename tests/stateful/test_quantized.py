@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import vecstore
-from vecstore.index import codes
+from vecstore.index import codes, flat
 from vecstore.storage import blocks, log
 from vecstore.testing import strategies
 
@@ -31,7 +31,7 @@ class QuantizedMachine(RuleBasedStateMachine):
         for module, name, value in (
             (codes, "MIN_ROWS", 20),
             (codes, "REFIT", 2),
-            (codes, "CHUNK", 16),
+            (flat, "MAX_PART", 16),
             (log, "KEEP", 6),
             (log, "TRIM_AT_ONCE", 2),
             (blocks, "MIN_ROWS", 64),

@@ -197,7 +197,7 @@ def test_nodes_that_nobody_links_to(graph):
 
 def test_damage_to_index_mdb(db, graph, rows):
     path = graph._store.checkpoint.path
-    graph._indexing._checkpoint()
+    graph._indexing.checkpoints.write()
     assert graph.check() == []
     whole = path.read_bytes()
     flip(path, graph._index.graph.arrays.links[5].tobytes())
@@ -208,11 +208,11 @@ def test_damage_to_index_mdb(db, graph, rows):
     assert "do not hang together" in finding.message
     assert db.repair_collection("graph") == [] and graph.check() == []
     graph.wait_indexed()
-    graph._indexing._checkpoint()
+    graph._indexing.checkpoints.write()
     header, columns = graph._store.checkpoint.load()
     del header["write_id"]
     graph._store.checkpoint.write({**header, "write_id": b"another"}, columns)
     [finding] = graph.check()
     assert "is of rows that were written otherwise" in finding.message
-    graph._indexing._checkpoint()
+    graph._indexing.checkpoints.write()
     assert graph.check() == []

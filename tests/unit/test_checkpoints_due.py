@@ -6,7 +6,7 @@ import pytest
 
 import vecstore
 from tests.graphs import wait
-from vecstore import StorageError, indexing
+from vecstore import StorageError, checkpoints
 from vecstore.storage import log
 
 DIM = 16
@@ -21,7 +21,7 @@ def files(folder, name="docs"):
 def often(monkeypatch):
     """Checkpoints after every hundred rows."""
     for name, value in (("BUSY_ROWS", 100), ("IDLE_ROWS", 100), ("BUSY_SHARE", 0), ("IDLE_SHARE", 0), ("REST", 0)):
-        monkeypatch.setattr(indexing, name, value)
+        monkeypatch.setattr(checkpoints, name, value)
 
 
 def idle(docs):
@@ -61,11 +61,11 @@ READER = """
 import json, sys
 import numpy as np
 import vecstore
-from vecstore import indexing
+from vecstore import checkpoints
 from vecstore.index import graph, hnsw
 hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
-indexing.BUSY_ROWS = indexing.IDLE_ROWS = 0
-indexing.BUSY_SHARE = indexing.IDLE_SHARE = 0
+checkpoints.BUSY_ROWS = checkpoints.IDLE_ROWS = 0
+checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = 0
 docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
 new = hnsw.HnswIndex._new_graph
 def fails(*_):
@@ -170,7 +170,7 @@ def test_one_that_fails_is_tried_again_after_as_many_writes_and_not_at_once(tmp_
         tried.append(1)
         raise StorageError("no room")
 
-    monkeypatch.setattr(indexing, "MAX_WRITES", 20)
+    monkeypatch.setattr(checkpoints, "MAX_WRITES", 20)
     with vecstore.open(tmp_path) as db:
         docs = db.create_collection("docs", DIM, "l2")
         docs.insert(range(400), rows(400, DIM))

@@ -9,7 +9,7 @@ import pytest
 
 import vecstore
 from tests.compactions import KINDS, contents, files, filled
-from vecstore import CollectionNotFoundError, indexing
+from vecstore import CollectionNotFoundError, checkpoints
 from vecstore.storage import compaction, failpoints, recovery, sharing, store
 from vecstore.storage.environment import Environment
 
@@ -237,28 +237,28 @@ def test_a_reader_scans_until_the_checkpoint_of_a_compaction_is_there(db, rows, 
         followed = reader.get_collection("docs")
         followed.wait_indexed()
         with monkeypatch.context() as patched:
-            patched.setattr(docs._indexing, "_try_checkpoint", lambda: None)
+            patched.setattr(docs._indexing.checkpoints, "try_write", lambda: None)
             docs.compact()
         with monkeypatch.context() as patched:
             patched.setattr(followed._index, "_new_graph", lambda *_: 1 / 0)
             for _ in range(2):
                 assert followed.search(query, 5) == docs.search(query, 5, exact=True)
                 docs.upsert("late", np.ones(24))
-            assert followed._indexing._awaited is not None
-            docs._indexing._checkpoint()
+            assert followed._indexing.checkpoints.is_awaited
+            docs._indexing.checkpoints.write()
             followed.wait_indexed(30)
-            assert followed._index.lsn == docs.stats().lsn and followed._indexing._awaited is None
+            assert followed._index.lsn == docs.stats().lsn and not followed._indexing.checkpoints.is_awaited
         assert followed.stats().linked == docs.stats().linked and followed.check() == []
 
 
 def test_a_reader_does_not_wait_for_ever_for_that_checkpoint(db, rows, small_graphs, monkeypatch):
-    monkeypatch.setattr(indexing, "AWAIT_SECONDS", 0.1)
+    monkeypatch.setattr(checkpoints, "AWAIT_SECONDS", 0.1)
     docs = filled(db, rows, "graph")
     docs.wait_indexed()
     with vecstore.open(db.path, read_only=True) as reader:
         followed = reader.get_collection("docs")
         followed.wait_indexed()
-        monkeypatch.setattr(docs._indexing, "_try_checkpoint", lambda: None)
+        monkeypatch.setattr(docs._indexing.checkpoints, "try_write", lambda: None)
         docs.compact()
         followed.wait_indexed(30)
         assert followed.stats().linked == len(docs) and followed.check() == []

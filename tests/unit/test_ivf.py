@@ -155,7 +155,7 @@ def test_blocks_that_are_in_no_list_any_more_do_not_stop_a_compaction(by_hand):
 @kinds
 def test_all_rows_go_before_there_are_lists(db, kind):
     docs = db.create_collection("docs", DIM, "l2", index=vecstore.IVF(), quantization=kind)
-    with docs._indexing._keeping:  # the thread waits
+    with docs._indexing.checkpoints.keeping:  # the thread waits
         docs.insert(range(250), clustered(250))
         docs.search(np.zeros(DIM), 1)
         docs.delete(range(250))
@@ -186,7 +186,7 @@ def test_the_thread_rests_where_few_rows_are_left(db, monkeypatch):
             return False
         return more
 
-    with docs._indexing._keeping:
+    with docs._indexing.checkpoints.keeping:
         docs.insert(range(800, 1000), clustered(200, 4))
         docs.search(np.zeros(DIM), 1)  # which lets the tail know of them
         docs.delete(range(20, 1000))

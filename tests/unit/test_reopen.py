@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import indexing
+from vecstore import checkpoints
 from vecstore.index import following, hnsw
 from vecstore.storage import log
 
@@ -46,7 +46,7 @@ def test_the_graph_is_the_same_again(folder, rows, warnings, kind, read_only, mo
 def test_only_what_came_after_the_checkpoint_is_linked(folder, rows, monkeypatch):
     path = folder(600)
     with monkeypatch.context() as patch, vecstore.open(path) as db:
-        patch.setattr(indexing.Indexing, "_checkpoint", lambda _: None)  # as if the process were killed
+        patch.setattr(checkpoints.Checkpoints, "write", lambda _: None)  # as if the process were killed
         docs = db.get_collection("docs")
         docs.upsert(range(590, 640), rows(50, DIM, seed=2))
         docs.delete(range(5))
@@ -139,7 +139,7 @@ def foreign(path, rows):
 def another_kind(path, rows):
     with vecstore.open(path) as db:
         docs = db.get_collection("docs")
-        docs._indexing._info = replace(docs.info, quantization=vecstore.Binary())
+        docs._indexing.checkpoints.info = replace(docs.info, quantization=vecstore.Binary())
         docs.upsert(1, rows(1, DIM)[0])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import indexing
+from vecstore import checkpoints, indexing
 from vecstore.index import ivf
 from vecstore.storage.checkpoint import INDEX_FILE, CheckpointFile
 from vecstore.types import KIND_NAMES
@@ -265,7 +265,7 @@ def test_a_reader_scans_until_the_new_index_is_kept(db, rows, monkeypatch):
             docs._indexing.begin()
             followed.wait_indexed(120)
         assert followed.stats().linked == 900 and followed.check() == []
-        monkeypatch.setattr(indexing, "AWAIT_SECONDS", 0.1)
+        monkeypatch.setattr(checkpoints, "AWAIT_SECONDS", 0.1)
         monkeypatch.setattr(indexing.Indexing, "begin", lambda _: None)
         docs.set_index(vecstore.HNSW())
         followed.search(query)

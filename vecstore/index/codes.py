@@ -32,7 +32,6 @@ MIN_ROWS: Final = 1000
 # A quantizer that was fitted on a tenth of what there is now is fitted anew: recall is its sample's, and fitting
 # and encoding again at each tenfold costs a ninth more in all.
 REFIT: Final = 10
-CHUNK: Final = 4096
 
 # Candidates that are rescored for each hit, unless the search says otherwise. Recall@10 of 100,000 text embeddings,
 # d = 384: Int8 1.000, Int4 0.9998, Binary 0.991.
@@ -161,14 +160,15 @@ def _grown(fitted: _Fitted, slots: int) -> _Fitted:
 
 def _encoded(fitted: _Fitted, rows: Rows, slots: Slots) -> _Fitted:
     """Write the codes of some slots, in the arrays that searches read."""
+    part = flat.part_rows(rows.dim)
 
     def work(first: int, last: int) -> None:
-        for start in range(first, last, CHUNK):
-            some = slots[start : min(start + CHUNK, last)]
+        for start in range(first, last, part):
+            some = slots[start : min(start + part, last)]
             vectors, norms = gathered(rows, some)
             codes, terms = fitted.quantizer.new_codes(len(some))
             fitted.quantizer.encode(vectors, norms, codes, terms)
             fitted.codes[some], fitted.terms[some] = codes, terms
 
-    over_ranges(len(slots), CHUNK, flat.threads_for(rows, 1, None), work)
+    over_ranges(len(slots), part, flat.threads_for(rows, 1, None), work)
     return fitted

@@ -11,7 +11,8 @@ from vecstore.quantization import Quantizer
 from vecstore.quantization.whole import Whole
 from vecstore.types import Metric
 
-SAMPLE_ROWS: Final = 16_384
+# Rows that a coder is fitted on at most, and bytes of them.
+SAMPLE_ROWS, SAMPLE_BYTES = 16_384, 32 << 20
 SEED: Final = 1
 
 
@@ -19,5 +20,6 @@ def fitted(kind: str, rows: Rows, slots: Slots, metric: Metric) -> Coder:
     """A coder of one kind for rows like those of some slots."""
     if kind == Whole.kind:
         return Whole(rows.dim, metric)
-    sample, _ = gathered(rows, slots[:: -(-len(slots) // SAMPLE_ROWS)])
+    most = min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * rows.dim))
+    sample, _ = gathered(rows, slots[:: -(-len(slots) // most)])
     return Quantizer.of_kind(kind).fit(sample, metric, SEED)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ MAX_BATCH: Final = 256
 # bits differ. Hence some spare places behind the k-th; a threshold is held against the scores that are returned.
 SPARE: Final = 8
 LOWEST: Final = np.float32(-np.inf)
+# Rows that a thread copies at once, to code them, and their bytes.
+MAX_PART, PART_BYTES = 2048, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,18 @@ def best_of(
     return _unpack(rescore(rows, query, slots, min(k, max(1, len(slots))), _bound(threshold)), threshold)
 
 
-def gathered(rows: Rows, slots: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Copies of the rows of some slots, `(n, dim)`, and their norms."""
-    vectors, norms = np.empty((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
+def gathered(
+    rows: Rows, slots: npt.NDArray[np.int64], allocate: Callable[..., npt.NDArray[Any]] = np.empty
+) -> tuple[Floats, Floats]:
+    """Copies of the rows of some slots, `(n, dim)` in an array from `allocate(shape, dtype)`, and their norms."""
+    vectors, norms = allocate((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
     kernels.gather_rows(rows.blocks, rows.shift, rows.dim, slots.astype(np.int32), vectors, norms)
     return vectors, norms
+
+
+def part_rows(dim: int) -> int:
+    """Rows that a thread copies at once."""
+    return min(MAX_PART, max(64, PART_BYTES // (4 * dim)))
 
 
 def _bound(threshold: float | None) -> np.float32:

@@ -9,44 +9,36 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index import kmeans
+from vecstore.index import steps
 from vecstore.index.answering import FIT_FROM, Answering, all_full
-from vecstore.index.arrays import Coder, Floats, Ints, aligned
-from vecstore.index.blocks import Allocate, Lists, Longs
+from vecstore.index.arrays import Coder, Floats, aligned
+from vecstore.index.blocks import Allocate, Lists
 from vecstore.index.fitting import fitted
 from vecstore.index.flat import Rows, gathered
-from vecstore.index.lists import InvertedFile, centroids_of, encoded
+from vecstore.index.lists import InvertedFile
 from vecstore.index.nodes import Slots
-from vecstore.index.parallel import cpus, over_ranges
+from vecstore.index.parallel import cpus
+from vecstore.index.steps import Step
 from vecstore.types import IVF, Metric, Quantization
 
 # Fewer rows are scanned, by their codes, in the time that it takes to choose lists.
 TRAIN_FROM: Final = 4096
-# Rows for each centroid that is trained, and times that they are held against them.
-SAMPLES, ITERATIONS = 64, 8
-# The same where RAM is scarce.
-FEW_SAMPLES: Final = 16
 LISTS_PER_ROOT: Final = 2.0
-# Rows that are filed at once: what a step reads while a write that has to grow the file may wait for it.
+# Rows that are filed at once, if a step may hold as many: what it reads while a write that has to grow the file may
+# wait for it.
 BATCH: Final = 32_768
 # A list is split when it is so many times as long as they should be on average, and dissolved below such a share.
 LONGEST, SHORTEST = 2.0, 1 / 8
 LEAST_LONGEST: Final = 64
-# A split leaves this share of a list at least on either side: what it would cut off else would be dissolved again.
-LEAST_HALF: Final = 0.1
-# Lists nearby that are clustered together with the two halves of a split, and how often: what has grown in one place
-# stood in lists whose centroids were those of others. With a dozen lists and without iterations recall@10 fell by 0.16
-# where a third of the rows had come from elsewhere.
+# Lists nearby that are clustered together with the two halves of a split, as many of them as a step may hold: what has
+# grown in one place stood in lists whose centroids were those of others. With a dozen lists and without iterations
+# recall@10 fell by 0.16 where a third of the rows had come from elsewhere.
 NEARBY: Final = 48
-LOCAL_ITERATIONS: Final = 1
-# A list that was split is split again when it has grown by so much, so that splitting and dissolving come to an end.
-REGROWTH: Final = 1.25
 # A list is written anew without the rows that have gone when they are such a share of it.
 DEAD_SHARE: Final = 1 / 4
 
@@ -74,20 +66,6 @@ class Plan(NamedTuple):
     least: int
     sure: float
     threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step on lists has of the rows: those with `slots` at `places`, of the first `of_tail` places of the tail
-    or of the lists `around`, of which the first is to be split, dissolved or written anew."""
-
-    do: str
-    vectors: Floats
-    norms: Floats
-    slots: Longs
-    places: Longs
-    of_tail: int = 0
-    around: tuple[int, ...] = ()
 
 
 class IvfIndex(Answering[InvertedFile]):
@@ -154,31 +132,45 @@ class IvfIndex(Answering[InvertedFile]):
         if prepared is not None and prepared[0] is lists:  # or they were replaced since
             _, numbering, step = prepared
             with lists.filing():
-                _do(step, lists, numbering, threads)
+                if step.do == "train":
+                    steps.train(step, lists, lists_for(max(1, lists.known), lists.config), threads)
+                else:
+                    steps.do(step, lists, numbering, threads)
             self.work += len(step.slots)
         return self.to_link + len(self._due(lists))
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
         if not self.to_link and not lists.trained:
             return None
+        config = lists.config
         if not lists.trained:
             slots = live()
-            wanted = samples_of(lists.config) * lists_for(len(slots), lists.config)
+            wanted = steps.samples_for(config, lists_for(len(slots), config), self.dim)
             if len(slots) > wanted:
-                rng = np.random.default_rng(lists.config.seed)
+                rng = np.random.default_rng(config.seed)
                 slots = np.sort(rng.choice(slots, wanted, replace=False, shuffle=False))
             return Step("train", *gathered(rows, slots), slots, slots)
-        if lists.arrays.tail_size:
-            slots, places, n = lists.waiting(BATCH)
+        room, due = steps.rows_at_hand(config, lists.arrays.count, self.dim), self._due(lists)
+        sizes = lists.arrays.sizes - lists.dead
+        # What is filed next must not make a list longer than a step can split.
+        overlong = [(do, one) for do, one in due if do == "split" and sizes[one] > room // 2]
+        if lists.arrays.tail_size and not overlong:
+            slots, places, n = lists.waiting(min(BATCH, steps.rows_at_hand(config, 0, self.dim)))
             return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
-        due = self._due(lists)
         if not due:
             return None
-        do, one = due[0]
-        near = () if do == "rewrite" else nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
+        do, one = (overlong or due)[0]
+        if do == "rewrite":
+            slots, places = lists.members(one)
+            return Step(do, *gathered(rows, slots[:0]), slots, places, around=(one,))
+        near = nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
+        if do == "split":
+            near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
         members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
         slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
-        return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
+        # A list whose rows could not be parted, as equal ones, may hold any number of them.
+        within = np.empty if len(slots) <= 2 * room else self.allocate
+        return Step(do, *gathered(rows, slots, within), slots, places, around=(one, *near))
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
@@ -290,11 +282,6 @@ class IvfIndex(Answering[InvertedFile]):
         return {} if self.graph is None else self.graph.figures()
 
 
-def samples_of(config: IVF) -> int:
-    """Rows for each centroid that is trained."""
-    return SAMPLES if config.resident else FEW_SAMPLES
-
-
 def lists_for(count: int, config: IVF) -> int:
     """Lists for so many rows."""
     return max(1, min(count, config.nlist or round(LISTS_PER_ROOT * math.sqrt(count))))
@@ -311,92 +298,3 @@ def nearest_lists(centroids: Floats, one: int, metric: Metric, count: int) -> tu
     scores = products if metric == "cosine" else products - np.einsum("ij,ij->i", centroids, centroids) / 2
     scores[one] = -np.inf
     return tuple(int(x) for x in np.argsort(-scores, kind="stable")[: min(count, len(centroids) - 1)])
-
-
-def unit_rows(vectors: Floats, norms: Floats, metric: Metric) -> Floats:
-    """Rows as k-means takes them: of length 1 under cosine."""
-    return vectors / norms[:, None] if metric == "cosine" else vectors
-
-
-def _do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
-    metric, arrays = lists.metric, lists.arrays
-    coder, centroids = arrays.coder, arrays.centroids
-    points = unit_rows(step.vectors, step.norms, metric)
-    if step.do == "train":
-        count = lists_for(max(1, lists.known), lists.config)
-        lists.begin_lists(kmeans.train(
-            points, count, metric, lists.config.seed, iterations=ITERATIONS, threads=threads
-        ))  # fmt: skip
-        return
-    emptied: list[int] = []
-    dropped = None
-    if step.do == "file":
-        labels, _ = kmeans.assign(points, centroids, metric, threads=threads)
-    elif step.do == "rewrite":
-        emptied = [step.around[0]]
-        labels = np.full(len(step.slots), step.around[0], np.int32)
-    elif step.do == "dissolve":
-        dropped, last = step.around[0], len(centroids) - 1
-        among = np.array(step.around[1:], np.int32)
-        labels = among[kmeans.assign(points, centroids[among], metric, threads=threads)[0]]
-        labels[labels == last] = dropped
-        emptied = [dropped]
-        centroids = centroids.copy()
-        centroids[dropped] = centroids[last]
-        centroids = centroids[:last].copy()
-    else:
-        parted = _split(step, lists, points, threads)
-        if parted is None:
-            lists.limits[step.around[0]] = 2 * arrays.sizes[step.around[0]]
-            return
-        emptied = list(step.around)
-        labels, centroids = parted
-    kept = None if step.do in ("file", "rewrite") else centroids_of(coder, centroids)
-    offsets = arrays.offsets if kept is None else kept["offsets"]
-    codes = np.empty((len(labels), coder.code_bytes), np.uint8)
-    terms = np.empty((len(labels), coder.terms_count), np.float32)
-
-    def work(first: int, last: int) -> None:
-        some = slice(first, last)
-        codes[some], terms[some] = encoded(coder, step.vectors[some], step.norms[some], labels[some], offsets)
-
-    over_ranges(len(labels), 256, threads if len(labels) > 1024 else 1, work)
-    lists.put(
-        step.slots, step.places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
-        dropped=dropped,
-    )  # fmt: skip
-    if step.do == "split":
-        for half in (step.around[0], len(lists.limits) - 1):
-            lists.limits[half] = REGROWTH * lists.arrays.sizes[half]
-
-
-def _split(step: Step, lists: InvertedFile, points: Floats, threads: int) -> tuple[Ints, Floats] | None:
-    """New labels of the rows around a list, and new centroids. None if its rows do not part in two: they may be
-    equal."""
-    arrays, metric, one = lists.arrays, lists.metric, step.around[0]
-    owners = lists.owners(step.places)
-    own = np.flatnonzero(owners == one)
-    pair = kmeans.train(points[own], 2, metric, lists.config.seed + one, iterations=ITERATIONS, threads=1)
-    halves = np.bincount(kmeans.assign(points[own], pair, metric, threads=1)[0], minlength=2)
-    if halves.min() < LEAST_HALF * len(own):
-        return None
-    among = np.array([one, len(arrays.centroids), *step.around[1:]], np.int32)
-    nearby = np.concatenate([pair, arrays.centroids[among[2:]]])
-    for _ in range(LOCAL_ITERATIONS):
-        nearby = means_of(points, kmeans.assign(points, nearby, metric, threads=threads)[0], nearby, metric)
-    centroids = np.concatenate([arrays.centroids, pair[1:]])
-    centroids[among] = nearby
-    labels = among[kmeans.assign(points, nearby, metric, threads=threads)[0]]
-    return labels, centroids
-
-
-def means_of(points: Floats, labels: Ints, centroids: Floats, metric: Metric) -> Floats:
-    """The means of labelled points `(n, dim)`, of length 1 under cosine; a centroid without points stays."""
-    order = np.argsort(labels, kind="stable")
-    found, starts = np.unique(labels[order], return_index=True)
-    sums = np.add.reduceat(points[order].astype(np.float64), starts, axis=0)
-    lengths = np.linalg.norm(sums, axis=1) if metric == "cosine" else np.diff([*starts, len(points)])
-    made = centroids.copy()
-    kept = lengths > 0
-    made[found[kept]] = sums[kept] / lengths[kept, None]
-    return made

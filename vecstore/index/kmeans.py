@@ -201,6 +201,13 @@ def _means(rows: Floats, order: Ints, bounds: Bounds, metric: Metric, threads: i
     over_ranges(len(centroids), 1, threads, work)
 
 
+def means(rows: Floats, labels: Ints, n: int, *, threads: int = 2) -> tuple[Floats, Bounds]:
+    """The means `(n, dim)` of the rows of each label, zeros where there are none, and how many those are."""
+    made, (order, bounds) = np.zeros((n, rows.shape[1]), np.float32), _sorted(labels, n)
+    _means(rows, order, bounds, "dot", threads, made)
+    return made, np.diff(bounds)
+
+
 def _fill_empty(
     rows: Floats, order: Ints, bounds: Bounds, metric: Metric, rng: np.random.Generator, centroids: Floats
 ) -> None:

@@ -23,16 +23,15 @@ import numpy.typing as npt
 
 from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned, owned
 from vecstore.index.blocks import Allocate, Blocks, ListRoom, Lists, Longs, places_of
-from vecstore.index.flat import METRICS, Rows, gathered
+from vecstore.index.flat import METRICS, Rows, gathered, part_rows
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import lists as kernels
 from vecstore.kernels.twins import BLOCK_ROWS
 from vecstore.quantization import ListBinary
 from vecstore.types import IVF, Metric
 
-CHUNK: Final = 2048
-# Rows that are coded before they are put into blocks.
-AT_ONCE: Final = 1 << 17
+# Bytes of codes, and rows, that are made before they are put into blocks.
+AT_ONCE_BYTES, AT_ONCE = 16 << 20, 1 << 17
 NOWHERE: Final = -1
 IN_TAIL: Final = -2
 """The place of row i of the tail is IN_TAIL - i; of a row in a list, 32 * block + row."""
@@ -87,20 +86,21 @@ class InvertedFile:
             tail = arrays.tail
             if needed > len(tail):
                 tail = tail.grown(coder, max(needed, len(tail) * 5 // 4))
-            room = min(n, AT_ONCE)
+            chunk = part_rows(rows.dim)
+            room = min(n, AT_ONCE, max(chunk, AT_ONCE_BYTES // (coder.code_bytes + 4 * coder.terms_count)))
             codes, terms = np.empty((room, coder.code_bytes), np.uint8), np.empty((room, coder.terms_count), np.float32)
             places = first + np.arange(n, dtype=np.int64)
-            for base in range(0, n, AT_ONCE):
-                part = slots[base : base + AT_ONCE]
+            for base in range(0, n, room):
+                part = slots[base : base + room]
 
                 def work(start: int, stop: int, part: Longs = part) -> None:
-                    for begin in range(start, stop, CHUNK):
-                        some = slice(begin, min(begin + CHUNK, stop))
+                    for begin in range(start, stop, chunk):
+                        some = slice(begin, min(begin + chunk, stop))
                         vectors, norms = gathered(rows, part[some])
                         codes[some], terms[some] = encoded(coder, vectors, norms, None, arrays.offsets)
 
-                over_ranges(len(part), CHUNK, threads if len(part) > CHUNK else 1, work)
-                tail.put(coder, places[base : base + AT_ONCE], codes[: len(part)], terms[: len(part)])
+                over_ranges(len(part), chunk, threads if len(part) > chunk else 1, work)
+                tail.put(coder, places[base : base + room], codes[: len(part)], terms[: len(part)])
             tail.slots.reshape(-1)[places] = slots
             self._know(int(slots.max()) + 1)
             self._places[slots] = IN_TAIL - places
@@ -489,16 +489,25 @@ def encoded(coder: Coder, vectors: Floats, norms: Floats, lists: Ints | None, of
     return codes, terms
 
 
-def centroids_of(coder: Coder, centroids: Floats) -> dict[str, Any]:
-    """What `Lists` hold of centroids `(lists, dim)`."""
-    n = len(centroids)
-    norms = np.sqrt(np.einsum("ij,ij->i", centroids, centroids))
-    coarse = Blocks.empty(coder, -(-n // BLOCK_ROWS))
-    coarse.put(coder, np.arange(n), *encoded(coder, centroids, norms, None, np.zeros((0, 0), np.float32)))
+def centroids_of(
+    coder: Coder, centroids: Floats, known: Lists | None = None, changed: Ints | Longs | None = None
+) -> dict[str, Any]:
+    """What `Lists` hold of centroids `(lists, dim)`, of which others than those `changed` are as `known` has them."""
+    n, width = len(centroids), coder.dims if isinstance(coder, ListBinary) else 0
+    if known is None or changed is None:
+        changed = np.arange(n)
+    coarse = Blocks.empty(coder, 0) if known is None else known.coarse
+    coarse = coarse.grown(coder, -(-n // BLOCK_ROWS))
+    offsets, terms = np.zeros((n, width), np.float32), np.zeros((n, 2), np.float32)
+    if known is not None:
+        same = min(n, len(known.offsets))
+        offsets[:same], terms[:same] = known.offsets[:same], known.offset_terms[:same]
+    some = centroids[changed]
+    norms = np.sqrt(np.einsum("ij,ij->i", some, some))
+    places = np.asarray(changed, np.int64)
+    coarse.put(coder, places, *encoded(coder, some, norms, None, np.zeros((0, 0), np.float32)))
     if isinstance(coder, ListBinary):
-        offsets, terms = coder.offsets(centroids)
-    else:
-        offsets, terms = np.zeros((n, 0), np.float32), np.zeros((n, 2), np.float32)
+        offsets[changed], terms[changed] = coder.offsets(some)
     return {"centroids": centroids, "coarse": coarse, "offsets": offsets, "offset_terms": terms}
 
 

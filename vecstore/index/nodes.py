@@ -13,21 +13,19 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecstore.index.arrays import Arrays, Coder, Floats, Ints, Pilots, aligned, cosine_table, owned
-from vecstore.index.flat import METRICS, Rows, gathered
+from vecstore.index.flat import METRICS, Rows, gathered, part_rows
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import linking
 from vecstore.kernels.encode import LONGEST
 from vecstore.types import HNSW, Metric
 
 Slots = npt.NDArray[np.int64]
-
-CHUNK: Final = 2048
 
 
 class Nodes:
@@ -62,10 +60,12 @@ class Nodes:
             kind, metric = coder.kernel_kind, METRICS[self.metric]
             centre_square = float((coder.centres[0].astype(np.float64) ** 2).sum())
 
+            part = part_rows(rows.dim)
+
             def work(start: int, stop: int) -> float:
                 longest = 0.0
-                for begin in range(start, stop, CHUNK):
-                    some = slots[begin : min(begin + CHUNK, stop)]
+                for begin in range(start, stop, part):
+                    some = slots[begin : min(begin + part, stop)]
                     vectors, norms = gathered(rows, some)
                     at = slice(first + begin, first + begin + len(some))
                     coder.encode(vectors, norms, arrays.codes[at], arrays.terms[at])
@@ -76,7 +76,7 @@ class Nodes:
                     longest = max(longest, min(float(norms.max()) * coder.unit, LONGEST))
                 return longest
 
-            longest = max(over_ranges(len(slots), CHUNK, threads if len(slots) > CHUNK else 1, work))
+            longest = max(over_ranges(len(slots), part, threads if len(slots) > part else 1, work))
             arrays.top[0] = max(arrays.top[0], longest * longest)
             arrays.slots[first : first + len(slots)] = slots
             self._dead[first : first + len(slots)] = 0

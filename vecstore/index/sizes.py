@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final, NamedTuple
 
-from vecstore.index import codes, graph, hnsw, ivf
+from vecstore.index import codes, graph, hnsw, ivf, steps
 from vecstore.index.answering import FIT_FROM
 from vecstore.kernels.twins import BLOCK_ROWS
 from vecstore.quantization import KINDS, ListBinary
@@ -84,8 +84,8 @@ def _lists(config: IVF, row: int, count: int, dim: int, *, listed: bool) -> Size
     index = coded + int(SLACK * (places * SLOT + count * (PLACE + ID))) + centroids
     kept = int((places * (row + SLOT) + count * ID + lists * 4 * dim) * CHECKSUMS)
     # All rows are a tail first, then blocks, which are copied when there are more; a step has its rows at hand.
-    sample = min(count, ivf.samples_of(config) * max(1, lists)) if lists else 0
-    at_hand = 2 * 4 * dim * max(sample, min(count, ivf.BATCH))
+    sample = min(count, steps.samples_for(config, lists, dim)) if lists else 0
+    at_hand = int(1.5 * 4 * dim * max(sample, min(count, steps.rows_at_hand(config, count, dim))))
     if not config.resident:
         # The blocks are in files, of which a checkpoint is written from a copy.
         index -= coded + int(SLACK * places * SLOT)

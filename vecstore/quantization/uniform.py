@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.quantization.quantizer import Quantizer, QueryCodes, normal_form, padded
+from vecstore.quantization.quantizer import Quantizer, QueryCodes, normal_form, padded, parts_of
 from vecstore.quantization.rotation import Floats, Rotation
 
 # Cosines of rows that differ by less than this are nothing that a float32 score could tell apart anyway.
@@ -39,20 +39,24 @@ class Uniform(Quantizer):
         if terms is None:
             terms = metric != "cosine" or float(np.linalg.norm(centre.astype(np.float64))) > _SHORT_MEAN
         terms = terms or metric != "cosine"
-        residuals = normal_form(some, metric) - centre
-        lengths = np.sqrt(np.einsum("ij,ij->i", residuals, residuals))
+        lengths, coordinates = np.zeros(0), [np.zeros((0, rotation.size), np.float32)]
+        for part in parts_of(some):
+            residuals = normal_form(part, metric) - centre
+            own = np.sqrt(np.einsum("ij,ij->i", residuals, residuals))
+            lengths = np.concatenate([lengths, own])
+            if terms:
+                # A length of rounding errors tells no direction.
+                kept = own > 1e-6 * np.sqrt(np.einsum("ij,ij->i", residuals + centre, residuals + centre))
+                residuals = residuals[kept] / own[kept, None]
+            coordinates.append(rotation.apply(residuals.astype(np.float32)))
         if terms:
-            # A length of rounding errors tells no direction.
-            kept = lengths > 1e-6 * np.sqrt(np.einsum("ij,ij->i", residuals + centre, residuals + centre))
-            residuals = residuals[kept] / lengths[kept, None]
             sigma = 1 / np.sqrt(rotation.size)
         else:
             # The rows took the centre with them: (n - 1) / n of the variance is left.
             few = len(some) / max(len(some) - 1, 1)
             spread = float(np.sqrt(few * np.mean(lengths**2))) if len(some) > 1 else 1.0
             sigma = max(spread, _LEAST_SPREAD) / np.sqrt(rotation.size)
-        coordinates = rotation.apply(residuals.astype(np.float32))
-        return cls(metric, seed, centre, cls._step(coordinates, sigma), 2 if terms else 0, unit=unit)
+        return cls(metric, seed, centre, cls._step(np.concatenate(coordinates), sigma), 2 if terms else 0, unit=unit)
 
     @classmethod
     def _terms_allowed(cls, metric: str) -> tuple[int, ...]:
