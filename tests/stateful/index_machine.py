@@ -115,7 +115,7 @@ class IndexMachine(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
     def begin(self, dim, metric, index, quantization, n, at_wake):
-        """With n rows; `at_wake` steps of indexing follow each write; None: those of a thread, which may come at any time."""
+        """With n rows. `at_wake` steps of indexing follow each write; if it is None, those of a thread, at any time."""
         self.dim, self.metric = dim, metric
         if at_wake is not None:
             self.patch.setattr(indexing, "Indexer", Stepped)
