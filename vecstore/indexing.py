@@ -28,7 +28,7 @@ from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
-from vecstore.storage.scratch import allocator
+from vecstore.storage.scratch import Scratch
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
 from vecstore.types import IVF, CollectionInfo, Finding, Id
@@ -69,7 +69,7 @@ class Indexing:
         self._share = share
         allocate = aligned
         if isinstance(info.index, IVF) and not info.index.resident:
-            allocate = allocator(store.checkpoint.path.parent, aligned)
+            allocate = Scratch(store.checkpoint.path.parent, aligned)
         self.index = index_of(info.index, info.quantization, info.dim, info.metric, allocate)
         self.indexer = Indexer(info.name, self._step)
         self.checkpoints = Checkpoints(self.index, info, store, allocate, read_only=read_only, succeeds=succeeds)
@@ -118,9 +118,11 @@ class Indexing:
         live, graph = view.table.live_slots(), self.index.graph
         if graph is None or self.index.lsn < view.state.lsn:
             return live
-        slots = graph.slots_in_order()
-        known = slots[np.isin(slots, live)]
-        return np.concatenate([known, np.setdiff1d(live, known)])
+        slots, known = graph.slots_in_order(), np.zeros(view.state.slots, bool)
+        slots = slots[slots < len(known)]
+        slots = slots[view.table.alive_all(slots)]
+        known[slots] = True
+        return np.concatenate([slots, live[~known[live]]])
 
     def _step(self) -> bool:
         """Some of the work of the indexer; whether there is more."""

@@ -26,7 +26,7 @@ from tests.conftest import make_graphs_small
 from tests.crash.plans import DIM, applied, carry_out, plan
 from vecstore import checkpoints
 from vecstore.kernels._jit import warmup
-from vecstore.storage import environment, failpoints, log
+from vecstore.storage import checkpoint, environment, failpoints, log
 
 RECORD = struct.Struct("<cBIH")  # kind, writer, number, length of the text that follows
 NAME = "docs"
@@ -40,6 +40,7 @@ def main():
     log.KEEP, log.TRIM_AT_ONCE = 32, 8
     checkpoints.BUSY_ROWS, checkpoints.IDLE_ROWS, checkpoints.MAX_WRITES = 100, 20, 20
     checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
+    checkpoint.PIECE_BYTES, checkpoint.AT_ONCE = 4096, 1 << 14  # some in one transaction, some in a new file
     warmup()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

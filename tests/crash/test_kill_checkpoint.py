@@ -27,6 +27,7 @@ hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
 checkpoints.BUSY_ROWS = checkpoints.IDLE_ROWS = 64
 checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
 checkpoint.PIECE_BYTES = 4096
+checkpoint.AT_ONCE = 1 << 14 if int(sys.argv[3]) % 2 == 0 else 1 << 24
 log.KEEP, log.TRIM_AT_ONCE = 4, 2
 docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", exist_ok=True)
 seed = int(sys.argv[3])

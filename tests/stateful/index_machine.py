@@ -60,6 +60,7 @@ SMALL = (
     (indexing, "LOOK_AGAIN_SECONDS", 0.001),
     (checkpoints, "AWAIT_SECONDS", 0.1),
     (checkpoint, "PIECE_BYTES", 512),
+    (checkpoint, "AT_ONCE", 8192),
     (log, "KEEP", 6),
     (log, "TRIM_AT_ONCE", 2),
     (blocks, "MIN_ROWS", 64),

@@ -2,9 +2,11 @@
 
 import logging
 
+import numpy as np
 import pytest
 
 import vecstore
+from tests.indexes import DIM, clustered, small_graph
 
 
 @pytest.fixture
@@ -31,3 +33,14 @@ def warnings(caplog):
         return found
 
     return since
+
+
+@pytest.fixture
+def linked(monkeypatch):
+    """1,500 rows under ids 0, 2, 4, ..., all linked; and the rows by id."""
+    small_graph(monkeypatch)
+    rows = clustered(1500)
+    index = vecstore.Index(DIM)
+    index.add(rows, np.arange(1500) * 2)
+    assert index.stats()["linked"] == 1500
+    return index, dict(zip(range(0, 3000, 2), rows, strict=True))

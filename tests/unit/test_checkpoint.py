@@ -33,10 +33,11 @@ def same(one, other):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(columns, st.integers(0, 9)), min_size=1, max_size=4))
-def test_the_last_checkpoint_is_what_is_loaded(tmp_path_factory, checkpoints):
+@given(st.lists(st.tuples(columns, st.integers(0, 9)), min_size=1, max_size=4), st.sampled_from([120, 10**6]))
+def test_the_last_checkpoint_is_what_is_loaded(tmp_path_factory, checkpoints, at_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "PIECE_BYTES", 50)
+        patch.setattr(checkpoint, "AT_ONCE", at_once)
         file = CheckpointFile(tmp_path_factory.mktemp("checkpoint"))
         for some, lsn in checkpoints:
             file.write({"lsn": lsn}, some)
@@ -68,6 +69,38 @@ def test_one_that_is_smaller_than_the_last_may_end_behind_its_file(tmp_path, mon
         assert same(CheckpointFile(tmp_path).load()[1], columns)
     with lmdb.open(os.fspath(file.path), subdir=False, readonly=True, lib_version=0) as env:
         assert (env.info()["last_pgno"] + 1) * env.stat()["psize"] > file.path.stat().st_size
+
+
+def test_where_much_has_changed_a_new_file_takes_the_place_of_the_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "AT_ONCE", 3 * checkpoint.PIECE_BYTES)
+    file, x = CheckpointFile(tmp_path), np.arange(20 * checkpoint.PIECE_BYTES, dtype=np.uint8)
+    written = []
+    write = checkpoint.Environment.write
+    monkeypatch.setattr(checkpoint.Environment, "write", lambda env, work: (written.append(env.path), write(env, work)))
+    file.write({"lsn": 1}, {"x": x})
+    node = file.path.stat().st_ino
+    assert len(written) == 7
+    x[: 5 * checkpoint.PIECE_BYTES] += 1  # a quarter
+    assert file.write({"lsn": 2}, {"x": x}).pieces == 5
+    assert len(written) == 8 and file.path.stat().st_ino == node
+    x[: 6 * checkpoint.PIECE_BYTES] += 1
+    assert file.write({"lsn": 3}, {"x": x}).pieces == 20
+    assert len(written) == 15 and file.path.stat().st_ino != node
+    header, loaded = CheckpointFile(tmp_path).load()
+    assert header == {"lsn": 3} and same(loaded, {"x": x})
+    assert {one.name for one in tmp_path.iterdir()} <= {"index.mdb", "index.mdb-lock"}
+
+
+def test_what_a_killed_process_or_a_full_disk_left_is_gone_with_the_next(tmp_path, monkeypatch):
+    file, left = CheckpointFile(tmp_path), tmp_path / "index.mdb-new"
+    left.write_bytes(b"half a checkpoint")
+    file.write({"lsn": 1}, {"x": np.arange(9)})
+    assert not left.exists()
+    monkeypatch.setattr(checkpoint, "AT_ONCE", 0)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(checkpoint.Environment, "write", lambda *_: 1 / 0)
+        file.write({"lsn": 2}, {"x": np.arange(8)})
+    assert not left.exists() and file.load()[0] == {"lsn": 1}
 
 
 def test_columns_are_loaded_into_what_the_caller_allocates(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 import vecstore
 from vecstore.index import check
+from vecstore.index.slabs import Slabs
 from vecstore.kernels._jit import JIT
 
 pytestmark = [
@@ -45,7 +46,7 @@ def sound(index, stored):
 def step(index):
     """Prepare a step on lists, as the thread in the background does."""
     inner = index._index
-    inner.prepare(index._rows(), inner.lsn, len(index), index._live_slots)
+    inner.prepare(index._slabs.rows(), inner.lsn, len(index), index._slabs.live_slots)
     return inner._prepared and inner._prepared[2]
 
 
@@ -78,18 +79,14 @@ def test_rows_that_come_between_the_parts_of_a_step_stay_in_the_tail(by_hand, ki
 def test_a_step_does_nothing_to_rows_that_were_numbered_anew_since(by_hand, kind, do):
     index = raw(500, kind)
     reach(index, do)
-    inner, live = index._index, index._live_slots()
+    inner, live = index._index, index._slabs.live_slots()
     rest = live[::-1].copy()  # as a compaction would have them
-    stored = {int(index._ids[slot]): index._matrix()[slot] for slot in live.tolist()}
+    slabs = index._slabs
+    ids, matrix = slabs.ids[rest].copy(), slabs.matrix()[rest]
+    stored = dict(zip(ids.tolist(), matrix, strict=True))
     with inner.renumbering(rest, inner.lsn, inner.lsn + 2):
-        matrix = index._matrix()[rest].copy()
-    index._ids[: len(rest)], index._slots = index._ids[rest].copy(), len(rest)
-    index._store(np.arange(len(rest)), matrix, np.linalg.norm(matrix, axis=1))
-    index._live[:] = 0
-    index._live[: len(np.packbits(np.ones(len(rest), np.uint8)))] = np.packbits(
-        np.ones(len(rest), np.uint8), bitorder="little"
-    )
-    index._lsn, index._slot_of, index._free = inner.lsn, None, []
+        index._slabs = Slabs.restored(slabs.metric, matrix, ids, np.arange(len(rest)))
+    index._lsn = inner.lsn
     inner.link()
     sound(index, stored)
     while step(index):
@@ -112,7 +109,7 @@ def reach(index, do):
                 index.remove(np.arange(number % 3, 400, 3))
             else:
                 lists = inner.graph
-                index.remove(index._ids[lists.members(int(lists.arrays.sizes.argmin()))[0]])
+                index.remove(index._slabs.ids[lists.members(int(lists.arrays.sizes.argmin()))[0]])
         inner.link()
     raise AssertionError(f"no step is to {do}")
 
@@ -122,8 +119,9 @@ def test_a_step_of_lists_that_were_replaced_is_dropped(by_hand, kind):
     index = raw(500, kind)
     reach(index, "file")
     kept = index._index._prepared
-    index._index.replace(index._index.begun(index._rows(), index._live_slots(), None), index._lsn, index._rows(),
-                         index._lsn, index._live_slots, lambda _: None)  # fmt: skip
+    rows, live = index._slabs.rows(), index._slabs.live_slots
+    begun = index._index.begun(rows, live(), None)
+    index._index.replace(begun, index._lsn, rows, index._lsn, live, lambda _: None)
     index._index._prepared = kept
     index._index.link()
     sound(index, dict(enumerate(clustered(500))))
@@ -143,9 +141,9 @@ def test_blocks_that_are_in_no_list_any_more_do_not_stop_a_compaction(by_hand):
     reach(index, "split")
     held = index._index.graph.arrays  # a search that goes on keeps the old blocks
     index._index.link()
-    last = index._slots - 1
-    index.remove(index._ids[range(last - 50, last + 1)])
-    live = index._live_slots()
+    last = index._slabs.size - 1
+    index.remove(index._slabs.ids[range(last - 50, last + 1)])
+    live = index._slabs.live_slots()
     inner = index._index
     inner.graph.renumber_slots(np.arange(live.max() + 1))
     assert list(check.check_lists(inner.graph)) == []
@@ -236,6 +234,18 @@ DAMAGES = {
 
 
 @kinds
+def test_a_saved_index_comes_back_with_its_lists(kind, tmp_path):
+    index = raw(800, kind, nlist=9)
+    index.remove(range(0, 800, 9))
+    index.save(tmp_path / "index")
+    again = vecstore.Index.load(tmp_path / "index")
+    assert (again.config, again.quantization, again.metric) == (index.config, kind, "l2")
+    sound(again, {one: row for one, row in enumerate(clustered(800)) if one % 9})
+    found, given = (one.search(clustered(50, 4), 5, nprobe=3) for one in (again, index))
+    assert np.array_equal(found, given)
+
+
+@kinds
 def test_lists_come_back_as_they_were_and_damaged_parts_are_told(kind):
     index = raw(800, kind)
     index.remove(range(0, 800, 9))
@@ -250,9 +260,9 @@ def test_lists_come_back_as_they_were_and_damaged_parts_are_told(kind):
         damaged = {part: values.copy() for part, values in kept.items()}
         damage(damaged)
         with pytest.raises((ValueError, KeyError)):
-            inner._made(inner.config, held.arrays.coder, held.fitted_on).restore(damaged, index._slots)
+            inner._made(inner.config, held.arrays.coder, held.fitted_on).restore(damaged, index._slabs.size)
             raise AssertionError(name)
-    inner.take_over(held.arrays.coder, inner.config, held.fitted_on, kept, index._slots)
+    inner.take_over(held.arrays.coder, inner.config, held.fitted_on, kept, index._slabs.size)
     sound(index, stored)
     index.add(clustered(500, 8), range(900, 1400))
     index.remove(range(900, 1000))

@@ -60,7 +60,9 @@ def test_lengths_from_the_least_to_the_most(tiny_graphs, metric, kind, first):
         scores, off = exact(metric, rows, rows[row])
         for scan in (False, True):
             # With all candidates rescored.
-            found, given, _ = index.graph.search(raw._rows(), allowed, rows[row][None], 10, scan, 300, 300, 300, 1)
+            found, given, _ = index.graph.search(
+                raw._slabs.rows(), allowed, rows[row][None], 10, scan, 300, 300, 300, 1
+            )
             assert len(set(found[0].tolist())) == 10
             assert (np.abs(given[0] - scores[found[0]]) <= off[found[0]]).all()
         missing = np.setdiff1d(np.arange(300), found)
@@ -70,7 +72,7 @@ def test_lengths_from_the_least_to_the_most(tiny_graphs, metric, kind, first):
 def walked(raw, query, k, ef):
     """Slots that a walk finds, with all its candidates rescored."""
     allowed = np.full(len(raw) // 8 + 1, 255, np.uint8)
-    return raw._index.graph.search(raw._rows(), allowed, query[None], k, False, ef, ef, ef, 1)[0][0].tolist()
+    return raw._index.graph.search(raw._slabs.rows(), allowed, query[None], k, False, ef, ef, ef, 1)[0][0].tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

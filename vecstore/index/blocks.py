@@ -29,7 +29,7 @@ class Blocks:
     terms: Floats
     slots: Ints
     allocate: Allocate = aligned
-    """Makes arrays: in RAM, or in files."""
+    """Makes arrays: in RAM, or in files, where it has a method `extended(array, length, fill)` too."""
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -46,10 +46,17 @@ class Blocks:
             allocate,
         )
 
-    def grown(self, coder: Coder, size: int) -> Blocks:
-        """A copy with room for so many."""
-        made, n = Blocks.empty(coder, size, self.allocate), min(len(self), size)
-        made.codes[:n], made.terms[:n], made.slots[:n] = self.codes[:n], self.terms[:n], self.slots[:n]
+    def grown(self, size: int) -> Blocks:
+        """Room for so many, the first of which are these: a copy, or the same memory where that can be extended."""
+        arrays = ((self.codes, 0), (self.terms, 0), (self.slots, -1))
+        return Blocks(*(self._longer(array, size, fill) for array, fill in arrays), self.allocate)
+
+    def _longer(self, array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
+        extended, n = getattr(self.allocate, "extended", None), min(len(array), size)
+        made = None if extended is None or size < len(array) else extended(array, size, fill)
+        if made is None:
+            made = self.allocate((size, *array.shape[1:]), array.dtype, fill)
+            made[:n] = array[:n]
         return made
 
     def behind(self, coder: Coder, first: int, last: int) -> Blocks:

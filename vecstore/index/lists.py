@@ -32,6 +32,8 @@ from vecstore.types import IVF, Metric
 
 # Bytes of codes, and rows, that are made before they are put into blocks.
 AT_ONCE_BYTES, AT_ONCE = 16 << 20, 1 << 17
+# Blocks whose slots are numbered anew at once.
+BLOCKS_AT_ONCE: Final = 1 << 12
 NOWHERE: Final = -1
 IN_TAIL: Final = -2
 """The place of row i of the tail is IN_TAIL - i; of a row in a list, 32 * block + row."""
@@ -85,7 +87,7 @@ class InvertedFile:
             needed = -(-(first + n) // BLOCK_ROWS)
             tail = arrays.tail
             if needed > len(tail):
-                tail = tail.grown(coder, max(needed, len(tail) * 5 // 4))
+                tail = tail.grown(max(needed, len(tail) * 5 // 4))
             chunk = part_rows(rows.dim)
             room = min(n, AT_ONCE, max(chunk, AT_ONCE_BYTES // (coder.code_bytes + 4 * coder.terms_count)))
             codes, terms = np.empty((room, coder.code_bytes), np.uint8), np.empty((room, coder.terms_count), np.float32)
@@ -134,10 +136,12 @@ class InvertedFile:
             arrays = self.arrays
             made = []
             for old in (arrays.pool, arrays.tail):
-                # Blocks that are in no list any more may name slots that are gone.
-                known = np.flatnonzero((old.slots >= 0) & (old.slots < len(numbers)))
-                slots = np.full_like(old.slots, -1)
-                slots.reshape(-1)[known] = numbers[old.slots.reshape(-1)[known]]
+                slots = old.allocate(old.slots.shape, np.int32, -1)
+                for first in range(0, len(old), BLOCKS_AT_ONCE):
+                    some = old.slots[first : first + BLOCKS_AT_ONCE]
+                    # Blocks that are in no list any more may name slots that are gone.
+                    known = (some >= 0) & (some < len(numbers))
+                    slots[first : first + BLOCKS_AT_ONCE][known] = numbers[some[known]]
                 made.append(Blocks(old.codes, old.terms, slots, old.allocate))
             self._become(arrays.changed(pool=made[0], tail=made[1]))
             self._find_places()
@@ -145,26 +149,25 @@ class InvertedFile:
 
     def _find_places(self) -> None:
         arrays = self.arrays
-        filed = self._filed()
-        slots = arrays.pool.slots.reshape(-1)[filed]
-        waiting = arrays.tail.slots.reshape(-1)[: arrays.tail_size]
+        slots, waiting = arrays.pool.slots.reshape(-1), arrays.tail.slots.reshape(-1)[: arrays.tail_size]
         self._places = np.full(1 + max(slots.max(initial=-1), waiting.max(initial=-1)), NOWHERE, np.int32)
-        self._places[slots[slots >= 0]] = filed[slots >= 0]
+        for places in self._filed():
+            own = slots[places]
+            self._places[own[own >= 0]] = places[own >= 0]
         there = np.flatnonzero(waiting >= 0)
         self._places[waiting[there]] = IN_TAIL - there
 
-    def _filed(self) -> Longs:
-        """The places of all lists."""
-        places = [self.arrays.places(one) for one in range(len(self.arrays.heads))]
-        return np.concatenate([np.zeros(0, np.int64), *places])
+    def _filed(self) -> Iterator[Longs]:
+        """The places of each list."""
+        return (self.arrays.places(one) for one in range(len(self.arrays.heads)))
 
     def slots_in_order(self) -> Longs:
         """The slots of all rows, those of one list next to each other."""
         with self._changing:
             arrays = self.arrays
-            filed = arrays.pool.slots.reshape(-1)[self._filed()]
-            slots = np.concatenate([filed, arrays.tail.slots.reshape(-1)[: arrays.tail_size]])
-            return slots[slots >= 0].astype(np.int64)
+            slots, waiting = arrays.pool.slots.reshape(-1), arrays.tail.slots.reshape(-1)[: arrays.tail_size]
+            parts = [*(slots[places] for places in self._filed()), waiting]
+            return np.concatenate([part[part >= 0] for part in parts]).astype(np.int64)
 
     def owners(self, places: Longs) -> Ints:
         """The lists of some places of theirs."""
@@ -269,7 +272,8 @@ class InvertedFile:
             before = sizes.astype(np.int64)
             first_new = -(-before // BLOCK_ROWS)
             more = -(-(before + wanted) // BLOCK_ROWS) - first_new
-            pool, chain = self._with_blocks(arrays, int(more.sum()))
+            arrays = self._with_blocks(int(more.sum()))
+            pool, chain = arrays.pool, arrays.chain
             into = np.empty(len(lists), np.int64)
             start = 0
             for one in np.flatnonzero(wanted).tolist():
@@ -287,7 +291,7 @@ class InvertedFile:
                 start += count
             pool.put(arrays.coder, into, codes, terms)
             pool.slots.reshape(-1)[into] = slots
-            changes: dict[str, Any] = {"pool": pool, "chain": chain, "heads": heads, "lasts": lasts, "sizes": sizes}
+            changes: dict[str, Any] = {"heads": heads, "lasts": lasts, "sizes": sizes}
             if of_tail:
                 changes |= self._rest_of_tail(arrays, of_tail)
             if centroids is not None:
@@ -311,17 +315,16 @@ class InvertedFile:
         self._places[moved[there]] = IN_TAIL - there
         return {"tail": tail, "tail_size": left}
 
-    def _with_blocks(self, arrays: Lists, more: int) -> tuple[Blocks, Ints]:
-        """Pool and chain with so many free blocks at least."""
-        pool, chain = arrays.pool, arrays.chain
+    def _with_blocks(self, more: int) -> Lists:
+        """The lists with so many free blocks at least."""
+        arrays, old = self.arrays, len(self.arrays.pool)
         if more > len(self._free):
-            old = len(pool)
             size = max(old + more - len(self._free), old * 5 // 4)
-            pool = pool.grown(arrays.coder, size)
-            chain = np.concatenate([chain, np.full(size - old, -1, np.int32)])
-            self._owners = np.concatenate([self._owners, np.full(size - old, -1, np.int32)])
-            self._free = list(range(size - 1, old - 1, -1)) + self._free
-        return pool, chain
+            pool, none = arrays.pool.grown(size), np.full(size - old, -1, np.int32)
+            owners = np.concatenate([self._owners, none])
+            self._become(arrays.changed(pool=pool, chain=np.concatenate([arrays.chain, none])))
+            self._owners, self._free = owners, list(range(size - 1, old - 1, -1)) + self._free
+        return self.arrays
 
     def _become(self, arrays: Lists, retired: list[int] | None = None) -> None:
         self._past.append((weakref.ref(self.arrays), retired or []))
@@ -450,11 +453,11 @@ class InvertedFile:
             **centroids_of(coder, centroids),
         )  # fmt: skip
         self._find_places()
-        filed = pool.slots.reshape(-1)[self._filed()]
-        waiting = tail.slots.reshape(-1)[:tail_size]
-        if self.known != np.count_nonzero(filed >= 0) + np.count_nonzero(waiting >= 0):
+        gone = [int(np.count_nonzero(pool.slots.reshape(-1)[places] < 0)) for places in self._filed()]
+        waiting = np.count_nonzero(tail.slots.reshape(-1)[:tail_size] >= 0)
+        if self.known != int(sizes.sum()) - sum(gone) + waiting:
             raise ValueError("rows have two places")
-        if not np.array_equal(dead, np.bincount(np.repeat(np.arange(len(sizes)), sizes)[filed < 0], None, len(dead))):
+        if dead.tolist() != gone:
             raise ValueError("rows that are gone are counted otherwise")
 
     def figures(self) -> dict[str, Any]:
@@ -497,7 +500,7 @@ def centroids_of(
     if known is None or changed is None:
         changed = np.arange(n)
     coarse = Blocks.empty(coder, 0) if known is None else known.coarse
-    coarse = coarse.grown(coder, -(-n // BLOCK_ROWS))
+    coarse = coarse.grown(-(-n // BLOCK_ROWS))
     offsets, terms = np.zeros((n, width), np.float32), np.zeros((n, 2), np.float32)
     if known is not None:
         same = min(n, len(known.offsets))

@@ -2,7 +2,8 @@
 
 It is derived from data.mdb and may be missing, of another time or damaged: whoever loads it compares what its header
 says, and makes the index anew where that does not fit. Arrays ("columns") are cut into pieces, one to a value with a
-checksum of its own, and a checkpoint writes those whose bytes have changed, in one transaction.
+checksum of its own, and a checkpoint writes those whose bytes have changed, in one transaction. LMDB keeps in memory
+what a transaction writes; so where much has changed, a new file is written in several, and takes the place of the old.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ _PIECE = struct.Struct("<4sII4xQ8x")  # magic, number, bytes that follow, checks
 # With this header and LMDB's own of 16 bytes a piece fills 32 pages of 4 KiB.
 PIECE_BYTES: Final = 128 * 1024 - 16 - _PIECE.size
 _CHECKSUM = struct.Struct("<Q")
+
+# Bytes that one transaction writes, or such a share of all.
+AT_ONCE: Final = 16 << 20
+AT_ONCE_SHARE: Final = 1 / 4
+# How often a file is looked for again that another took the place of while it was opened.
+TRIES: Final = 5
 
 Header = dict[str, Any]
 Columns = dict[str, npt.NDArray[Any]]
@@ -79,16 +86,22 @@ class CheckpointFile:
             return written
 
     def _write(self, header: Header, columns: Columns) -> Written:
-        if self.path.exists():
-            return _write_to(self.path, header, columns)
-        # The first one gets its name when it is complete, so that a file of that name always holds a checkpoint.
         unfinished = self.path.with_name(f"{self.path.name}-new")
-        _delete(unfinished)
-        written = _write_to(unfinished, header, columns)
-        with not_replaced(self.path.parent, replacing=True):
-            _delete(self.path)
-            unfinished.rename(self.path)
-        _delete(unfinished)
+        _delete(unfinished)  # a killed process may have left it
+        if self.path.exists():
+            written = _write_to(self.path, header, columns)
+            if written is not None:
+                return written
+        # A new one gets its name when it is complete, so that a file of that name always holds a checkpoint.
+        try:
+            written = _write_to(unfinished, header, columns, in_parts=True)
+            assert written is not None
+            with not_replaced(self.path.parent, replacing=True):
+                _lock_of(self.path).unlink(missing_ok=True)
+                reach("checkpoint.unlocked")
+                unfinished.rename(self.path)
+        finally:
+            _delete(unfinished)
         sync_folder(self.path.parent)
         return written
 
@@ -107,15 +120,16 @@ class CheckpointFile:
                 raise FileNotFoundError(self.path)
             try:
                 with disk_errors(self.path):
-                    return self._load(allocate)
+                    for _ in range(TRIES):
+                        with contextlib.suppress(ReplacedError):  # by a later one, or by nothing
+                            return self._load(allocate)
+                    raise FileNotFoundError(self.path)
             except (CorruptionError, FormatVersionError, NotADatabaseError):
                 self._damaged = True
                 raise
             except (ValueError, KeyError, TypeError, struct.error) as error:
                 self._damaged = True
                 raise CorruptionError(f"{self.path}: {error}", path=str(self.path)) from error
-            except ReplacedError:  # by one that is being written
-                raise FileNotFoundError(self.path) from None
 
     def verified(self) -> Header:
         """The header of the last checkpoint, whose pieces are all as they were written; errors as of `load`."""
@@ -171,7 +185,11 @@ class CheckpointFile:
 def _delete(path: Path) -> None:
     """Delete an LMDB file with its table of readers, which tells of its last transaction: no other must find it."""
     path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}-lock").unlink(missing_ok=True)
+    _lock_of(path).unlink(missing_ok=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-lock")
 
 
 def _sound(path: Path) -> bool:
@@ -201,34 +219,50 @@ def _pieces(name: str, column: npt.NDArray[Any]) -> Iterator[tuple[bytes, int, n
         yield piece_key(name, number), number, flat[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
 
 
-def _write_to(path: Path, header: Header, columns: Columns) -> Written:
+def _write_to(path: Path, header: Header, columns: Columns, *, in_parts: bool = False) -> Written | None:
+    """Write a checkpoint in one transaction; None, and nothing is written, where that would be too large. Or, to a file
+    that there is not yet, `in_parts`: before the last one it holds no header."""
     env = Environment(path, databases=DATABASES, create=True)
     try:
-        return env.write(lambda txn: _put(txn, env, header, columns))
+        with env.reading() as txn, txn.cursor(env.db("block")) as cursor:
+            there = {bytes(key): bytes(value[: _PIECE.size]) for key, value in cursor}
+        todo: list[tuple[bytes, bytes, npt.NDArray[np.uint8]]] = []
+        total = all_bytes = 0
+        for name, column in columns.items():
+            for key, number, piece in _pieces(name, np.ascontiguousarray(column)):
+                head = _PIECE.pack(PIECE_MAGIC, number, len(piece), _checksum(key, piece))
+                if there.pop(key, None) != head:
+                    todo.append((key, head, piece))
+                total, all_bytes = total + 1, all_bytes + len(piece)
+        changed = sum(len(piece) for _, _, piece in todo)
+        if not in_parts and changed > max(AT_ONCE, AT_ONCE_SHARE * all_bytes):
+            return None
+        written = len(todo)
+        count = max(1, AT_ONCE // PIECE_BYTES)
+        while in_parts and len(todo) > count:
+            env.write(lambda txn: _put(txn, env, todo[:count]))
+            reach("checkpoint.part")
+            del todo[:count]
+        shapes = [[name, column.dtype.str, list(column.shape)] for name, column in columns.items()]
+        packed = msgpack.packb({"magic": MAGIC, "format": FORMAT, "columns": shapes, **header})
+
+        def last(txn: Any) -> None:
+            _put(txn, env, todo)
+            for key in there:
+                txn.delete(key, db=env.db("block"))
+            txn.put(HEADER_KEY, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(packed)) + packed, db=env.db("meta"))
+            reach("checkpoint.header")
+
+        env.write(last)
+        return Written(written, changed + len(packed), total)
     finally:
         env.close()
 
 
-def _put(txn: Any, env: Environment, header: Header, columns: Columns) -> Written:
-    db = env.db("block")
-    with txn.cursor(db) as cursor:
-        there = {bytes(key): bytes(value[: _PIECE.size]) for key, value in cursor}
-    pieces = size = total = 0
-    for name, column in columns.items():
-        for key, number, piece in _pieces(name, np.ascontiguousarray(column)):
-            total += 1
-            head = _PIECE.pack(PIECE_MAGIC, number, len(piece), _checksum(key, piece))
-            if there.pop(key, None) != head:
-                txn.put(key, head + piece.tobytes(), db=db)
-                reach("checkpoint.piece")
-                pieces, size = pieces + 1, size + len(piece)
-    for key in there:
-        txn.delete(key, db=db)
-    shapes = [[name, column.dtype.str, list(column.shape)] for name, column in columns.items()]
-    packed = msgpack.packb({"magic": MAGIC, "format": FORMAT, "columns": shapes, **header})
-    txn.put(HEADER_KEY, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(packed)) + packed, db=env.db("meta"))
-    reach("checkpoint.header")
-    return Written(pieces, size + len(packed), total)
+def _put(txn: Any, env: Environment, pieces: list[tuple[bytes, bytes, npt.NDArray[np.uint8]]]) -> None:
+    for key, head, piece in pieces:
+        txn.put(key, head + piece.tobytes(), db=env.db("block"))
+        reach("checkpoint.piece")
 
 
 def _load(

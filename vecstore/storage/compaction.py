@@ -41,7 +41,7 @@ NEXT: Final = ".next"
 LSN_STEP: Final = 2
 
 # What one transaction writes: LMDB keeps its pages in memory until it ends.
-BLOCKS_AT_ONCE: Final = 256
+BLOCKS_AT_ONCE: Final = 64
 ROWS_AT_ONCE: Final = 8192
 
 
@@ -108,13 +108,16 @@ def _contents(source: Source, lsn: int) -> Iterator[tuple[str, list[tuple[bytes,
         some = range(first, min(first + ROWS_AT_ONCE, n))
         id_keys, payloads = zip(*map(source.row, source.slots[first : some.stop].tolist()), strict=True)
         yield "row", list(zip(map(keys.slot_key, some), seal_rows(some, id_keys, payloads), strict=True))
-    numbers = dict(zip(source.slots.tolist(), range(n), strict=True))
+    numbers = np.full(int(source.slots.max(initial=-1)) + 1, -1, np.int32)
+    numbers[source.slots] = np.arange(n, dtype=np.int32)
     ids, found = iter(source.ids()), 0
     while some_ids := list(itertools.islice(ids, ROWS_AT_ONCE)):
         found += len(some_ids)
-        if not all(slot in numbers for _, slot in some_ids):
+        slots = np.array([slot for _, slot in some_ids])
+        new = numbers[np.minimum(slots, len(numbers) - 1)] if len(numbers) else np.full(len(slots), -1)
+        if slots.min() < 0 or slots.max() >= len(numbers) or new.min() < 0:
             raise _unfit(source)
-        yield "slot", [(key, keys.slot_key(numbers[slot])) for key, slot in some_ids]
+        yield "slot", [(key, keys.slot_key(number)) for (key, _), number in zip(some_ids, new.tolist(), strict=True)]
     if found != n:
         raise _unfit(source)
     yield "live", [(keys.chunk_key(chunk), _live(n, chunk)) for chunk in range(-(-n // CHUNK_SLOTS))]

@@ -51,7 +51,9 @@ CHECKPOINT: Final = (
     "checkpoint.begun",  # nothing of it is written
     "checkpoint.deleted",  # index.mdb was damaged and is gone
     "checkpoint.piece",  # in the transaction, after one of its pieces
+    "checkpoint.part",  # a new file holds some of its pieces, but no header
     "checkpoint.header",  # in the transaction, behind all of it
+    "checkpoint.unlocked",  # the new file is complete, and the table of readers of the old one gone
     "checkpoint.written",  # it is durable; the log still reaches back to the one before
 )
 """Those of a collection that is large enough to have a graph kept."""

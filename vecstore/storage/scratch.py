@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,34 +22,61 @@ LEAST: Final = 1 << 20
 NOT_HERE: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def allocator(folder: Path, others: Allocate) -> Allocate:
-    """`allocate(shape, dtype, fill=0)`: arrays in files of a folder, or of the system's folder for such where nothing
-    may be written to it; `others` makes small ones. StorageError where the disk has no room."""
+class Scratch:
+    """`scratch(shape, dtype, fill=0)` makes arrays in files of a folder, or of the system's folder for such where
+    nothing may be written to it; `others` makes small ones. StorageError where the disk has no room."""
 
-    def allocate(shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[Any]:
+    def __init__(self, folder: Path, others: Allocate) -> None:
+        self._folder, self._others = folder, others
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any, fill: int = 0) -> npt.NDArray[Any]:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size < LEAST:
-            return others(shape, dtype, fill)
-        with disk_errors(folder):
+            return self._others(shape, dtype, fill)
+        with disk_errors(self._folder):
             try:
-                mapping = _mapped(folder, size)
+                mapping = _Mapping.of(_file(self._folder), size)
             except OSError as error:
                 if error.errno not in NOT_HERE:
                     raise
-                mapping = _mapped(None, size)
+                mapping = _Mapping.of(_file(None), size)
         made: npt.NDArray[Any] = np.frombuffer(mapping, dtype).reshape(shape)
         if fill:
             made[...] = fill
         return made
 
-    return allocate
+    def extended(self, array: npt.NDArray[Any], length: int, fill: int = 0) -> npt.NDArray[Any] | None:
+        """An array of `length` rows in the file of another, which goes on to be as it is: the rows that both have are
+        one memory. None if that one is in no file."""
+        mapping: Any = array
+        while isinstance(mapping, np.ndarray):
+            mapping = mapping.base
+        if not isinstance(mapping, _Mapping):
+            return None
+        shape = (length, *array.shape[1:])
+        with disk_errors(self._folder):
+            longer = _Mapping.of(mapping.file, int(np.prod(shape)) * array.itemsize)
+        made: npt.NDArray[Any] = np.frombuffer(longer, array.dtype).reshape(shape)
+        made[len(array) :] = fill
+        return made
 
 
-def _mapped(folder: Path | None, size: int) -> mmap.mmap:
-    with tempfile.TemporaryFile(dir=folder, prefix=".vecstore-") as file:
+class _Mapping(mmap.mmap):
+    """A file in memory, which is there as long as one of its mappings."""
+
+    file: IO[bytes]
+
+    @classmethod
+    def of(cls, file: IO[bytes], size: int) -> _Mapping:
         # Room is taken now: a page that the disk has no room for later would kill the process.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             os.ftruncate(file.fileno(), size)
-        return mmap.mmap(file.fileno(), size)
+        made = cls(file.fileno(), size)
+        made.file = file
+        return made
+
+
+def _file(folder: Path | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder, prefix=".vecstore-")
