@@ -50,7 +50,7 @@ class _Pages:
         self.last = 1
         self.taken = bytearray(len(data) // self.size)
         self.taken[:2] = b"\1\1"
-        # A page at the end that a transaction took and gave back is free, and was never written.
+        # Pages behind the end of the file, which a transaction took and gave back: free, and never written.
         self.unwritten: set[int] = set()
 
     def verify(self) -> None:
@@ -59,6 +59,8 @@ class _Pages:
         self._tree(main, 0, is_main=True)
         for first, size in self._tree(free, INTEGER_KEY | NO_SUBDIR):
             self._free(first, size)
+        if self.last + 1 - len(self.taken) > len(self.unwritten):
+            raise ValueError(f"page {self.last} lies behind the end of the file")
 
     def _meta(self, at: int) -> tuple[int, int, tuple[Any, ...], tuple[Any, ...]]:
         magic, version, *_ = _META.unpack_from(self.data, at + _PAGE.size)
