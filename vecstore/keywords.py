@@ -64,9 +64,12 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs and not kwargs.keys() <= known:
-            raise _unknown(_called(function), next(k for k in kwargs if k not in known), names)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except TypeError:  # as Python says it; a search has no time to look before
+            if kwargs.keys() <= known:
+                raise
+        raise _unknown(_called(function), next(k for k in kwargs if k not in known), names)
 
     return checked
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import vecstore
 from vecstore import cli
+from vecstore.cli import terminal
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -19,7 +21,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `vecstore ARGS`: exit code, standard output, standard error."""
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(cli, "console", cli.Console(width=160))
+    monkeypatch.setattr(terminal, "console", Console(width=160))
 
     def go(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["vecstore", *args])

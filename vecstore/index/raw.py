@@ -150,14 +150,7 @@ class Index:
         tells. Where there are fewer than k, id -1 and score -inf fill the end.
         """
         k = arguments.whole_number(k, "k", 1, arguments.MAX_K)
-        effort = None
-        for name, value, kind in (("ef", ef, HNSW), ("nprobe", nprobe, IVF)):
-            if value is not None:
-                if not isinstance(self.config, kind):
-                    raise InvalidArgumentError(
-                        f"{name} has no effect: the index is {type(self.config).__name__}(); leave it out"
-                    )
-                effort = arguments.whole_number(value, name, 1, arguments.MAX_LISTS)
+        effort = None if ef is None and nprobe is None else self._effort(ef, nprobe)
         if filter is None and threads == 1 and (one := arguments.plain_query(queries, self.dim)) is not None:
             slabs = self._slabs
             reuses, ids, live = slabs.reuses, slabs.ids, slabs.live
@@ -173,6 +166,17 @@ class Index:
             with self._writing:
                 slots, ids, scores = self._best(matrix, k, effort, filter, threads)
         return (ids[0], scores[0]) if single else (ids, scores)
+
+    def _effort(self, ef: Any, nprobe: Any) -> int:
+        """How far a search goes, in the terms of the index."""
+        (name, value), (other, unwanted) = ("ef", ef), ("nprobe", nprobe)
+        if not isinstance(self.config, HNSW):
+            (name, value), (other, unwanted) = (other, unwanted), (name, value)
+        if unwanted is not None:
+            raise InvalidArgumentError(
+                f"{other} has no effect: the index is {type(self.config).__name__}(); leave it out"
+            )
+        return arguments.whole_number(value, name, 1, arguments.MAX_LISTS)
 
     def _best(self, matrix: Floats, k: int, effort: int | None, filter: Any, threads: int) -> tuple[Any, Ids, Floats]:
         """Slots, ids and scores `(n, k)`, with -1 and -inf where there are fewer."""

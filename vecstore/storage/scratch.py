@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -62,20 +61,8 @@ class Scratch:
         return made
 
 
-class _File:
-    """A file without a name; it is there as long as this, or any of its mappings."""
-
-    def __init__(self, folder: Path | None) -> None:
-        with tempfile.TemporaryFile(dir=folder, prefix=".vecstore-") as file:
-            self.number = os.dup(file.fileno())
-
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it could not be made
-            os.close(self.number)
-
-
 class _Mapping(mmap.mmap):
-    """A file in memory."""
+    """A file in memory, which is there as long as one of its mappings."""
 
     file: _File
 
@@ -83,9 +70,21 @@ class _Mapping(mmap.mmap):
     def of(cls, file: _File, size: int) -> _Mapping:
         # Room is taken now: a page that the disk has no room for later would kill the process.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.number, 0, size)
+            os.posix_fallocate(file.descriptor, 0, size)
         else:
-            os.ftruncate(file.number, size)
-        made = cls(file.number, size)
+            os.ftruncate(file.descriptor, size)
+        made = cls(file.descriptor, size)
         made.file = file
         return made
+
+
+class _File:
+    """A file without a name, closed with the last mapping that holds it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        with tempfile.TemporaryFile(dir=folder, prefix=".vecstore-") as file:
+            self.descriptor = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
