@@ -171,6 +171,11 @@ class RemoteCollection(CollectionVerbs):
     def info(self) -> CollectionInfo:
         return self._info
 
+    def _info_now(self) -> CollectionInfo:
+        answer = self._call(self._stub.GetCollection, pb.GetCollectionRequest(collection=self.name))
+        self._info = wire.read_info(answer.info)
+        return self._info
+
     def _call(self, method: Callable[..., Answer], request: Any, timeout: float | None = None) -> Answer:
         if self.closed:
             raise ClosedError(f'collection "{self.name}" is closed')

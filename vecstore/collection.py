@@ -42,6 +42,7 @@ from vecstore.types import (
     WriteResult,
 )
 from vecstore.upkeep import Upkeep
+from vecstore.verbs.checks import search_options
 from vecstore.verbs.collection import CollectionVerbs, Operation
 from vecstore.verbs.query import Query
 
@@ -59,6 +60,10 @@ class Collection(CollectionVerbs):
     @property
     def info(self) -> CollectionInfo:
         return self._upkeep.means.info
+
+    def _info_now(self) -> CollectionInfo:
+        with self._view():
+            return self._upkeep.current().info
 
     @property
     def _indexing(self) -> Indexing | None:
@@ -97,7 +102,10 @@ class Collection(CollectionVerbs):
 
     def _search(self, query: Query) -> list[list[Hit]]:
         with self._view() as view:
-            return self._searching.search(view, self._upkeep.current(), query)
+            means = self._upkeep.current()
+            if query.has_options:  # which suited the index that there was when they were checked
+                search_options(means.info, query.oversampling, query.ef, query.nprobe, query.exact)
+            return self._searching.search(view, means, query)
 
     def _scroll(
         self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool

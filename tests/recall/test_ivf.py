@@ -88,6 +88,17 @@ def test_lists_follow_rows_that_drift(kind, metric):
         assert drifted >= anew - 0.01
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_near_duplicates_find_themselves(kind):
+    """Although their codes hardly differ, and more of them than are rescored for one hit at least."""
+    rows, _ = embeddings(4200, 2)
+    near = rows[0] + 0.01 * embeddings(40, 3)[0]
+    index = made(kind)
+    index.add(np.concatenate([rows, near]))
+    found, _ = index.search(near, 1)
+    assert (found[:, 0] == np.arange(4200, 4240)).mean() >= 0.9
+
+
 @pytest.mark.parametrize(
     ("kind", "metric"),
     [("binary", "cosine"), ("binary", "dot"), ("binary", "l2"), ("int8", "l2"), ("float32", "dot")],

@@ -59,6 +59,18 @@ def test_only_pieces_that_changed_are_written(tmp_path):
     assert same(loaded, {"x": second[: 2 * size]})
 
 
+def test_one_that_is_smaller_than_the_last_may_end_behind_its_file(tmp_path, monkeypatch):
+    """LMDB does not write pages at the end that it took and gave back in one transaction."""
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 512)
+    file = CheckpointFile(tmp_path)
+    for fill, sizes in enumerate(({"e": 3077, "d": 4688, "h": 99}, {"h": 571, "e": 789, "f": 3})):
+        columns = {name: np.full(size, fill, np.uint8) for name, size in sizes.items()}
+        file.write({"lsn": 1}, columns)
+        assert same(CheckpointFile(tmp_path).load()[1], columns)
+    with lmdb.open(os.fspath(file.path), subdir=False, readonly=True, lib_version=0) as env:
+        assert (env.info()["last_pgno"] + 1) * env.stat()["psize"] > file.path.stat().st_size
+
+
 def test_where_much_has_changed_a_new_file_takes_the_place_of_the_old(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "AT_ONCE", 3 * checkpoint.PIECE_BYTES)
     file, x = CheckpointFile(tmp_path), np.arange(20 * checkpoint.PIECE_BYTES, dtype=np.uint8)

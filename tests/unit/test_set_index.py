@@ -273,6 +273,24 @@ def test_a_reader_scans_until_the_new_index_is_kept(db, rows, monkeypatch):
         assert followed.stats().linked == 900 and followed.check() == []
 
 
+def test_a_reader_takes_the_options_of_the_index_that_there_is_by_now(db, rows):
+    """Although it has not looked since the writer has changed it."""
+    docs, query = filled(db, rows, index=vecstore.Flat(), quantization=None), rows(1, DIM, 9)[0]
+    with vecstore.open(db.path, read_only=True) as reader:
+        followed = reader.get_collection("docs")
+        docs.set_index(vecstore.HNSW(), quantization=vecstore.Int8())
+        assert followed.search(query, 5, ef=300) == docs.search(query, 5, ef=300)
+        docs.set_index(vecstore.IVF())
+        assert followed.search(query, 5, nprobe=9, oversampling=3) == docs.search(query, 5, nprobe=9, oversampling=3)
+        docs.set_index(vecstore.HNSW(), quantization=None)
+        for options in ({"nprobe": 9}, {"oversampling": 3}):
+            with pytest.raises(vecstore.InvalidArgumentError, match="has no effect"):
+                followed.search(query, **options)
+        docs.set_index(vecstore.Flat())
+        docs.set_index(vecstore.Flat(), quantization=vecstore.Int8())
+        followed.rebuild()
+
+
 def test_a_reader_follows_a_change_and_a_compaction(db, rows):
     docs = filled(db, rows, index=vecstore.HNSW())
     with vecstore.open(db.path, read_only=True) as reader:

@@ -99,8 +99,12 @@ def check_sample(
                 problems.append((f"{len(wrong)} of {len(sample)} rows have no code, or that of another row", wrong))
     if index.metric == "dot":
         return problems  # a longer row may well be nearer to it than itself
-    effort = 4 * index.config.nprobe if isinstance(graph, InvertedFile) else max(256, 4 * index.config.ef)
-    found = index.search(rows, allowed, len(live), vectors, 10, effort=min(10_000, effort), lsn=lsn)
+    # However few lists a search scans unless it says otherwise, and however few candidates it keeps and rescores.
+    if isinstance(graph, InvertedFile):
+        wide, deep = max(128, 4 * index.config.nprobe), 100
+    else:
+        wide, deep = max(256, 4 * index.config.ef), None
+    found = index.search(rows, allowed, len(live), vectors, 10, effort=min(10_000, wide), oversampling=deep, lsn=lsn)
     missed = []
     for slot, vector, (slots, scores) in zip(sample.tolist(), vectors, found, strict=True):
         if slot not in slots:

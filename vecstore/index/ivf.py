@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecstore.index import steps
 from vecstore.index.answering import FIT_FROM, Answering, all_full
-from vecstore.index.arrays import Coder, Floats, aligned
+from vecstore.index.arrays import Coder, Floats, Ints, aligned
 from vecstore.index.blocks import Allocate, Lists
 from vecstore.index.fitting import fitted
 from vecstore.index.flat import Rows, gathered
@@ -34,6 +34,8 @@ BATCH: Final = 32_768
 # A list is split when it is so many times as long as they should be on average, and dissolved below such a share.
 LONGEST, SHORTEST = 2.0, 1 / 8
 LEAST_LONGEST: Final = 64
+# Parts into which a list that is far too long is split at once: rows have come faster than lists were split.
+MOST_PARTS: Final = 32
 # Lists nearby that are clustered together with the two halves of a split, as many of them as a step may hold: what has
 # grown in one place stood in lists whose centroids were those of others. With a dozen lists and without iterations
 # recall@10 fell by 0.16 where a third of the rows had come from elsewhere.
@@ -43,6 +45,10 @@ DEAD_SHARE: Final = 1 / 4
 
 # Candidates rescored for each hit at most, and at least, unless the search says otherwise, by kind of codes.
 OVERSAMPLING: Final = {"list-binary": (12.0, 2.0), "int8": (3.0, 1.5), "int4": (4.0, 2.0), "float32": (1.0, 1.0)}
+# With int8 and int4 as many may be rescored as a graph would, where rows lie too close together for codes to tell them
+# apart: it costs up to a tenth of a search for one row (128 dims, 16 lists), and of 100 near duplicates 70 instead of 5
+# find themselves. With twice as many all do, for a quarter.
+CLOSE: Final = 64
 # Standard deviations by which the estimate from a bit a dim may be off, and one more where all lists are scanned. On
 # text embeddings of 384 dims a wider bound finds less in the same time than more lists do: at 64 of 630 lists 1.5
 # rescores 145 rows for recall@10 0.917, 1.0 rescores 90 for 0.909, and 8 more lists make up for that.
@@ -150,20 +156,33 @@ class IvfIndex(Answering[InvertedFile]):
         if lists.arrays.tail_size and not overlong:
             slots, places, n = lists.waiting(min(BATCH, steps.rows_at_hand(config, 0, self.dim)))
             return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
-        if not due:
-            return None
-        do, one = (overlong or due)[0]
+        return self._upkeep_step(lists, rows, *(overlong or due)[0]) if due else None
+
+    def _upkeep_step(self, lists: InvertedFile, rows: Rows, do: str, one: int) -> Step:
+        config, sizes = lists.config, lists.arrays.sizes - lists.dead
+        room = steps.rows_at_hand(config, lists.arrays.count, self.dim)
         if do == "rewrite":
             slots, places = lists.members(one)
             return Step(do, *gathered(rows, slots[:0]), slots, places, around=(one,))
         near = nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
-        if do == "split":
-            near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
-        members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
-        slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
+        if do == "dissolve":
+            slots, places = lists.members(one)
+            return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
+        near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
+        slots, places = (np.concatenate(parts) for parts in zip(*map(lists.members, (one, *near)), strict=True))
         # A list whose rows could not be parted, as equal ones, may hold any number of them.
         within = np.empty if len(slots) <= 2 * room else self.allocate
-        return Step(do, *gathered(rows, slots, within), slots, places, around=(one, *near))
+        average, longest = self._lengths(sizes, config)
+        parts = min(MOST_PARTS, max(2, round(sizes[one] / average)))
+        return Step(
+            do, *gathered(rows, slots, within), slots, places, around=(one, *near), parts=parts, longest=longest
+        )
+
+    @staticmethod
+    def _lengths(sizes: Ints, config: IVF) -> tuple[float, float]:
+        """How long lists should be on average, and at the most."""
+        average = average_length(int(sizes.sum()), config, len(sizes))
+        return average, max(LEAST_LONGEST, LONGEST * average)
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
@@ -171,8 +190,7 @@ class IvfIndex(Answering[InvertedFile]):
         if not len(sizes):
             return []
         live = sizes - lists.dead
-        average = average_length(int(live.sum()), lists.config, len(sizes))
-        longest = max(LEAST_LONGEST, LONGEST * average)
+        average, longest = self._lengths(live, lists.config)
         due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, lists.limits))]
         due += [("rewrite", int(one)) for one in np.flatnonzero(lists.dead > np.maximum(8, DEAD_SHARE * sizes))]
         if len(sizes) > 1 and lists.config.nlist is None:
@@ -234,7 +252,7 @@ class IvfIndex(Answering[InvertedFile]):
         threads: int | None,
     ) -> Plan:
         most, least = OVERSAMPLING[self.kind] if oversampling is None else (oversampling, oversampling)
-        depth = max(k, math.ceil(k * most))
+        depth = max(k, math.ceil(k * most), CLOSE if oversampling is None and most > 1 else 0)
         lists, live = len(arrays.heads), max(1, arrays.count)
         probes = effort or self.config.nprobe
         if matches < live:

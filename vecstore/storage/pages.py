@@ -48,18 +48,19 @@ class _Pages:
         if self.size not in {1 << shift for shift in range(9, 17)} or len(data) < 2 * self.size:
             raise ValueError("the first page is none of LMDB's")
         self.last = 1
-        self.taken = bytearray()
+        self.taken = bytearray(len(data) // self.size)
+        self.taken[:2] = b"\1\1"
+        # Pages behind the end of the file, which a transaction took and gave back: free, and never written.
+        self.unwritten: set[int] = set()
 
     def verify(self) -> None:
         metas = [self._meta(0), self._meta(self.size)]
         _, self.last, free, main = max(metas, key=lambda meta: meta[0])
-        if not 1 <= self.last < len(self.data) // self.size:
-            raise ValueError(f"page {self.last} lies behind the end of the file")
-        self.taken = bytearray(self.last + 1)
-        self.taken[:2] = b"\1\1"
         self._tree(main, 0, is_main=True)
         for first, size in self._tree(free, INTEGER_KEY | NO_SUBDIR):
             self._free(first, size)
+        if self.last + 1 - len(self.taken) > len(self.unwritten):
+            raise ValueError(f"page {self.last} lies behind the end of the file")
 
     def _meta(self, at: int) -> tuple[int, int, tuple[Any, ...], tuple[Any, ...]]:
         magic, version, *_ = _META.unpack_from(self.data, at + _PAGE.size)
@@ -74,6 +75,8 @@ class _Pages:
         """Where a page begins; no other may be the same."""
         if not 2 <= number <= number + count - 1 <= self.last or any(self.taken[number : number + count]):
             raise ValueError(f"page {number} is out of place")
+        if number + count > len(self.taken):
+            raise ValueError(f"page {number} lies behind the end of the file")
         self.taken[number : number + count] = b"\1" * count
         return number * self.size
 
@@ -131,4 +134,9 @@ class _Pages:
         if len(listed) != count or (count and not 2 <= listed.min() <= listed.max() <= self.last):
             raise ValueError("the list of free pages is damaged")
         for number in listed.tolist():
-            self._take(number)
+            if number < len(self.taken):
+                self._take(number)
+            elif number in self.unwritten:
+                raise ValueError(f"page {number} is out of place")
+            else:
+                self.unwritten.add(number)

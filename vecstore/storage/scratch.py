@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +35,11 @@ class Scratch:
             return self._others(shape, dtype, fill)
         with disk_errors(self._folder):
             try:
-                mapping = _Mapping.of(_file(self._folder), size)
+                mapping = _Mapping.of(_File(self._folder), size)
             except OSError as error:
                 if error.errno not in NOT_HERE:
                     raise
-                mapping = _Mapping.of(_file(None), size)
+                mapping = _Mapping.of(_File(None), size)
         made: npt.NDArray[Any] = np.frombuffer(mapping, dtype).reshape(shape)
         if fill:
             made[...] = fill
@@ -49,8 +49,8 @@ class Scratch:
         """An array of `length` rows in the file of another, which goes on to be as it is: the rows that both have are
         one memory. None if that one is in no file."""
         mapping: Any = array
-        while isinstance(mapping, np.ndarray):
-            mapping = mapping.base
+        while isinstance(mapping, np.ndarray | memoryview):
+            mapping = mapping.base if isinstance(mapping, np.ndarray) else mapping.obj
         if not isinstance(mapping, _Mapping):
             return None
         shape = (length, *array.shape[1:])
@@ -64,19 +64,27 @@ class Scratch:
 class _Mapping(mmap.mmap):
     """A file in memory, which is there as long as one of its mappings."""
 
-    file: IO[bytes]
+    file: _File
 
     @classmethod
-    def of(cls, file: IO[bytes], size: int) -> _Mapping:
+    def of(cls, file: _File, size: int) -> _Mapping:
         # Room is taken now: a page that the disk has no room for later would kill the process.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.descriptor, 0, size)
         else:
-            os.ftruncate(file.fileno(), size)
-        made = cls(file.fileno(), size)
+            os.ftruncate(file.descriptor, size)
+        made = cls(file.descriptor, size)
         made.file = file
         return made
 
 
-def _file(folder: Path | None) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder, prefix=".vecstore-")
+class _File:
+    """A file without a name, closed with the last mapping that holds it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        with tempfile.TemporaryFile(dir=folder, prefix=".vecstore-") as file:
+            self.descriptor = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

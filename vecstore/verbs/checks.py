@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from vecstore.errors import InvalidArgumentError
 from vecstore.filters import compile_filter
-from vecstore.types import Filter
+from vecstore.types import HNSW, IVF, CollectionInfo, Filter
 
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -18,6 +18,20 @@ def checked(filter: Filter | None) -> Filter | None:
     if filter is not None:
         compile_filter(filter)
     return filter
+
+
+def search_options(info: CollectionInfo, oversampling: Any, ef: Any, nprobe: Any, exact: Any) -> None:
+    """InvalidArgumentError for the first option of a search that has no effect on such a collection; None is none."""
+    own = info.index
+    others = {HNSW: "; use ef", IVF: "; use nprobe"}.get(type(own), "")
+    if oversampling is not None and (info.quantization is None or exact):
+        reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
+        raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
+    for name, value, kind, lacking in (("ef", ef, HNSW, "graph"), ("nprobe", nprobe, IVF, "lists")):
+        if value is not None and (exact or not isinstance(own, kind)):
+            reason = f"this collection has no {lacking}, its index is {type(own).__name__}(){others}"
+            reason = "exact=True scans the rows" if exact else reason
+            raise InvalidArgumentError(f"{name} has no effect: {reason}; leave it out")
 
 
 def reported(progress: Any) -> Progress:

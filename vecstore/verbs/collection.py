@@ -11,9 +11,9 @@ from vecstore import arguments
 from vecstore.arguments import Rows
 from vecstore.errors import InvalidArgumentError
 from vecstore.keywords import verb
-from vecstore.types import HNSW, IVF, CollectionInfo, Filter, Hit, Id, Metric, Page, Record, WriteResult
+from vecstore.types import CollectionInfo, Filter, Hit, Id, Metric, Page, Record, WriteResult
 from vecstore.verbs.analysis import AnalysisVerbs
-from vecstore.verbs.checks import checked
+from vecstore.verbs.checks import checked, search_options
 from vecstore.verbs.closing import Closing
 from vecstore.verbs.query import Query
 from vecstore.verbs.upkeep import UpkeepVerbs
@@ -201,6 +201,11 @@ class CollectionVerbs(AnalysisVerbs, UpkeepVerbs, Closing):
         of its IVF): more find more, and take longer. `exact=True` scans the rows instead of all that.
         """
         queries, single = arguments.query_rows(query, self.dim, self.metric)
+        if oversampling is not None or ef is not None or nprobe is not None:
+            try:
+                search_options(self.info, oversampling, ef, nprobe, exact)
+            except InvalidArgumentError:
+                search_options(self._info_now(), oversampling, ef, nprobe, exact)
         found = self._search(
             Query(
                 queries,
@@ -209,30 +214,15 @@ class CollectionVerbs(AnalysisVerbs, UpkeepVerbs, Closing):
                 None if score_threshold is None else arguments.threshold(score_threshold),
                 arguments.flag(with_payload, "with_payload"),
                 arguments.flag(with_vectors, "with_vectors"),
-                None if oversampling is None else self._oversampling(oversampling, exact),
-                None if ef is None else self._effort("ef", ef, HNSW, arguments.MAX_EF, exact),
-                None if nprobe is None else self._effort("nprobe", nprobe, IVF, arguments.MAX_LISTS, exact),
+                None
+                if oversampling is None
+                else arguments.number(oversampling, "oversampling", 1, arguments.MAX_FACTOR),
+                None if ef is None else arguments.whole_number(ef, "ef", 1, arguments.MAX_EF),
+                None if nprobe is None else arguments.whole_number(nprobe, "nprobe", 1, arguments.MAX_LISTS),
                 arguments.flag(exact, "exact"),
             )
         )
         return found[0] if single else found
-
-    def _oversampling(self, value: Any, exact: bool) -> float:
-        if self.info.quantization is None or exact:
-            reason = "exact=True rescores nothing" if exact else "this collection has no quantization"
-            raise InvalidArgumentError(f"oversampling has no effect: {reason}; leave it out")
-        return arguments.number(value, "oversampling", 1, arguments.MAX_FACTOR)
-
-    def _effort(self, name: str, value: Any, kind: type[HNSW] | type[IVF], most: int, exact: bool) -> int:
-        own = self.info.index
-        if exact or not isinstance(own, kind):
-            others = {HNSW: "; use ef", IVF: "; use nprobe"}
-            reason = (
-                f"this collection has no {'graph' if kind is HNSW else 'lists'}, its index is {type(own).__name__}()"
-            )
-            reason = "exact=True scans the rows" if exact else reason + others.get(type(own), "")
-            raise InvalidArgumentError(f"{name} has no effect: {reason}; leave it out")
-        return arguments.whole_number(value, name, 1, most)
 
     @verb
     def scroll(

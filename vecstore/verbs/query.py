@@ -30,6 +30,11 @@ class Query(NamedTuple):
         return self.filter is None and self.score_threshold is None and self.oversampling is None and not self.exact
 
     @property
+    def has_options(self) -> bool:
+        """Whether it has options that not every index takes."""
+        return self.oversampling is not None or self.ef is not None or self.nprobe is not None
+
+    @property
     def effort(self) -> int | None:
         """How far the search goes, in the terms of the collection's index."""
         return self.ef or self.nprobe

@@ -20,6 +20,10 @@ class UpkeepVerbs(ABC):
     def info(self) -> CollectionInfo:
         """What the collection is."""
 
+    def _info_now(self) -> CollectionInfo:
+        """`info`, looked up where another process may have changed it."""
+        return self.info
+
     @property
     @abstractmethod
     def dim(self) -> int:
@@ -64,7 +68,7 @@ class UpkeepVerbs(ABC):
         index. If the timeout of a connection ends first, the caller gets DeadlineExceededError, and the server builds
         on.
         """
-        if isinstance(self.info.index, Flat) and self.info.quantization is None:
+        if has_none(self.info) and has_none(self._info_now()):
             raise InvalidArgumentError("rebuild() has no effect: this collection has neither graph, lists nor codes")
         self._rebuild(None if seed is None else arguments.whole_number(seed, "seed", 0, arguments.MAX_SEED))
 
@@ -104,7 +108,9 @@ class UpkeepVerbs(ABC):
         config = None if index is None else arguments.index_config(index)
         rows = None if count is None else arguments.whole_number(count, "count", 0, arguments.MAX_ROWS)
         same = isinstance(quantization, str) and quantization == "same"
-        codes = "same" if same else arguments.quantization_kind(quantization, config or self.info.index, self.dim)
+        codes = (
+            "same" if same else arguments.quantization_kind(quantization, config or self._info_now().index, self.dim)
+        )
         return self._estimate(rows, config, codes)  # type: ignore[arg-type]
 
     @abstractmethod
@@ -131,3 +137,8 @@ class UpkeepVerbs(ABC):
         quantization: Quantization | Literal["same"] | None,
         progress: Progress,
     ) -> None: ...
+
+
+def has_none(info: CollectionInfo) -> bool:
+    """Whether a collection has neither graph, lists nor codes."""
+    return isinstance(info.index, Flat) and info.quantization is None
