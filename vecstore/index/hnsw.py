@@ -135,6 +135,7 @@ class HnswIndex(Answering[Graph]):
         graph = self.graph
         if graph is not None and graph.unsettled():
             graph.settle(threads or cpus())
+            self.work += 1  # what a checkpoint from before does not have
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
         """A new graph of the rows at `lsn` takes the place of the old one, where nobody writes meanwhile."""
