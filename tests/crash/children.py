@@ -137,15 +137,17 @@ class Child:
     def keep_house(self):
         """What happens now and then: another collection is made, filled and dropped, and this one is compacted, copied,
         and given another index."""
-        turn = 0
+        changes = str(self.order["failpoint"]).startswith("index.")
+        turn = sum(number for _, number in self.models.values())  # each child begins elsewhere
         while True:
             with contextlib.suppress(vecstore.CollectionNotFoundError):
                 self.db.drop_collection("other")
             other = self.db.create_collection("other", 3, "l2", index=vecstore.Flat())
             other.insert(range(10), np.eye(10, 3) + 1)
             turn += 1
-            now = INDEXES.index(self.docs.info.index)
-            self.docs.set_index(INDEXES[(now + 1) % len(INDEXES)], quantization="auto")
+            if turn % 3 == 0 or changes:
+                now = INDEXES.index(self.docs.info.index)
+                self.docs.set_index(INDEXES[(now + 1) % len(INDEXES)], quantization="auto")
             if turn % 2:
                 self.docs.compact()
             if turn % 3 == 1:
