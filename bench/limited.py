@@ -42,7 +42,7 @@ def of_codes():
     for line in open("/proc/self/smaps"):
         if "-" in line.split()[0]:
             counts = ".vecstore-" in line or "(deleted)" in line
-        elif counts and line.startswith("Rss:"):
+        elif counts and line.startswith("Pss:"):
             size += int(line.split()[1]) * 1024
     return size
 

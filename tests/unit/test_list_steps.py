@@ -20,19 +20,19 @@ def filled():
     kept.add(vectors)
     index = index_of(vecstore.IVF(), vecstore.Int8(), DIM, "cosine")
     slots = np.arange(N)
-    index.follow(kept._rows(), 1, lambda: slots, lambda _: None)
+    index.follow(kept._slabs.rows(), 1, lambda: slots, lambda _: None)
     return vectors, kept, index
 
 
 def prepared(kept, index, slots=None):
     slots = np.arange(N) if slots is None else slots
-    index.prepare(kept._rows(), index.lsn, len(slots), lambda: slots)
+    index.prepare(kept._slabs.rows(), index.lsn, len(slots), lambda: slots)
 
 
 def found(kept, index):
     """The slots that a search of everything finds."""
     query = np.ones((1, DIM), np.float32)
-    [(slots, _)] = index.search(kept._rows(), kept._live, len(kept), query, N, effort=10_000)
+    [(slots, _)] = index.search(kept._slabs.rows(), kept._slabs.live, len(kept), query, N, effort=10_000)
     return set(slots.tolist())
 
 
@@ -41,26 +41,26 @@ def test_slots_that_are_numbered_anew_between(filled, steps):
     _, kept, index = filled
     for _ in range(steps):
         prepared(kept, index)
-        index.link()
+        index.step()
     prepared(kept, index)
     order = np.random.default_rng(1).permutation(N)
     with index.renumbering(order, 1, 2):
         pass
-    index.link()
-    assert index.graph.known == N
-    numbers = index.graph.slots_in_order()
+    index.step()
+    assert index.structure.known == N
+    numbers = index.structure.slots_in_order()
     assert sorted(numbers.tolist()) == list(range(N))
 
 
 def test_lists_that_were_replaced_between(filled):
     _, kept, index = filled
     prepared(kept, index)
-    index.link()
+    index.step()
     prepared(kept, index)
-    made = index.begun(kept._rows(), np.arange(N), 7)
-    index.replace(made, 1, kept._rows(), 1, lambda: np.arange(N), lambda _: None)
-    index.link()
-    assert index.graph is made
+    made = index.begun(kept._slabs.rows(), np.arange(N), 7)
+    index.replace(made, 1, kept._slabs.rows(), 1, lambda: np.arange(N), lambda _: None)
+    index.step()
+    assert index.structure is made
     assert not made.trained
     assert found(kept, index) == set(range(N))
 
@@ -68,12 +68,12 @@ def test_lists_that_were_replaced_between(filled):
 def test_rows_that_go_between_are_not_filed(filled):
     _, kept, index = filled
     prepared(kept, index)
-    index.link()
+    index.step()
     prepared(kept, index)
     gone = np.arange(0, N, 2)
-    index.follow(kept._rows(), 2, lambda: None, lambda _: Change(np.zeros(0, np.int64), gone))
-    index.link()
-    assert index.figures()["linked"] == index.graph.known == N // 2
+    index.follow(kept._slabs.rows(), 2, lambda: None, lambda _: Change(np.zeros(0, np.int64), gone))
+    index.step()
+    assert index.figures()["linked"] == index.structure.known == N // 2
     assert index.figures()["tail"] == 0
 
 

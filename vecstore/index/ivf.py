@@ -1,12 +1,11 @@
 """The lists of one collection: how they are begun, filled, split and merged, and how a search of them is planned.
 
 While there are few rows they are scanned exactly. From FIT_FROM rows on there are codes, from TRAIN_FROM on lists. The
-work on lists comes in steps: `prepare` takes what a step needs of the rows, `link` does it.
+work on lists comes in steps: `prepare` takes what a step needs of the rows, `step` does it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from vecstore.index import steps
 from vecstore.index.answering import FIT_FROM, Answering, all_full
-from vecstore.index.arrays import Coder, Floats, aligned
+from vecstore.index.arrays import Coder, Floats, Ints, aligned
 from vecstore.index.blocks import Allocate, Lists
 from vecstore.index.fitting import fitted
 from vecstore.index.flat import Rows, gathered
@@ -35,6 +34,8 @@ BATCH: Final = 32_768
 # A list is split when it is so many times as long as they should be on average, and dissolved below such a share.
 LONGEST, SHORTEST = 2.0, 1 / 8
 LEAST_LONGEST: Final = 64
+# Parts into which a list that is far too long is split at once: rows have come faster than lists were split.
+MOST_PARTS: Final = 32
 # Lists nearby that are clustered together with the two halves of a split, as many of them as a step may hold: what has
 # grown in one place stood in lists whose centroids were those of others. With a dozen lists and without iterations
 # recall@10 fell by 0.16 where a third of the rows had come from elsewhere.
@@ -88,13 +89,12 @@ class IvfIndex(Answering[InvertedFile]):
 
     @staticmethod
     def scans(count: int) -> bool:
-        """Whether so few rows are scanned exactly, without codes."""
         return count < FIT_FROM
 
     def _made(self, config: Any, coder: Coder, fitted_on: int) -> InvertedFile:
         return InvertedFile(config, coder, self.metric, fitted_on, self.allocate)
 
-    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> InvertedFile | None:
+    def _new(self, rows: Rows, slots: Slots, threads: int, config: Any) -> InvertedFile | None:
         if len(slots) < FIT_FROM:
             return None
         made = self._made(config, fitted(self.kind, rows, slots, self.metric), len(slots))
@@ -105,17 +105,16 @@ class IvfIndex(Answering[InvertedFile]):
 
     @property
     def to_link(self) -> int:
-        """Rows that wait to be filed: none as long as there are few in all."""
-        lists = self.graph
+        lists = self.structure
         if lists is None or (not lists.trained and (lists.arrays.count < TRAIN_FROM or not lists.known)):
             return 0
         return lists.arrays.tail_size
 
     def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
-        """Take what the next step needs of the rows as they are at `lsn`."""
+        """Copies of the rows that the next step moves."""
         with self._following:
             del count
-            lists, self._prepared = self.graph, None
+            lists, self._prepared = self.structure, None
             if lsn != self._lsn or lists is None:
                 return
             numbering = lists.numbering
@@ -123,12 +122,12 @@ class IvfIndex(Answering[InvertedFile]):
             if step is not None:
                 self._prepared = lists, numbering, step
 
-    def link(self, threads: int | None = None) -> int:
-        """Do the step that was prepared; how much is left to be done."""
+    def step(self, threads: int | None = None) -> bool:
+        """Do the step that was prepared, if there is one."""
         prepared, self._prepared = self._prepared, None
-        lists, threads = self.graph, threads or cpus()
+        lists, threads = self.structure, threads or cpus()
         if lists is None:
-            return 0
+            return False
         if prepared is not None and prepared[0] is lists:  # or they were replaced since
             _, numbering, step = prepared
             with lists.filing():
@@ -137,7 +136,7 @@ class IvfIndex(Answering[InvertedFile]):
                 else:
                     steps.do(step, lists, numbering, threads)
             self.work += max(1, len(step.slots))  # also where all of its rows have gone
-        return self.to_link + len(self._due(lists))
+        return self.to_link > 0 or self.uneven
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
         if not self.to_link and not lists.trained:
@@ -157,20 +156,33 @@ class IvfIndex(Answering[InvertedFile]):
         if lists.arrays.tail_size and not overlong:
             slots, places, n = lists.waiting(min(BATCH, steps.rows_at_hand(config, 0, self.dim)))
             return Step("file", *gathered(rows, slots), slots, places, of_tail=n)
-        if not due:
-            return None
-        do, one = (overlong or due)[0]
+        return self._upkeep_step(lists, rows, *(overlong or due)[0]) if due else None
+
+    def _upkeep_step(self, lists: InvertedFile, rows: Rows, do: str, one: int) -> Step:
+        config, sizes = lists.config, lists.arrays.sizes - lists.dead
+        room = steps.rows_at_hand(config, lists.arrays.count, self.dim)
         if do == "rewrite":
             slots, places = lists.members(one)
             return Step(do, *gathered(rows, slots[:0]), slots, places, around=(one,))
         near = nearest_lists(lists.arrays.centroids, one, self.metric, NEARBY)
-        if do == "split":
-            near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
-        members = [lists.members(other) for other in (one, *(near if do == "split" else ()))]
-        slots, places = (np.concatenate(parts) for parts in zip(*members, strict=True))
+        if do == "dissolve":
+            slots, places = lists.members(one)
+            return Step(do, *gathered(rows, slots), slots, places, around=(one, *near))
+        near = near[: max(0, int(np.searchsorted(np.cumsum(sizes[[one, *near]]), room, side="right")) - 1)]
+        slots, places = (np.concatenate(parts) for parts in zip(*map(lists.members, (one, *near)), strict=True))
         # A list whose rows could not be parted, as equal ones, may hold any number of them.
         within = np.empty if len(slots) <= 2 * room else self.allocate
-        return Step(do, *gathered(rows, slots, within), slots, places, around=(one, *near))
+        average, longest = self._lengths(sizes, config)
+        parts = min(MOST_PARTS, max(2, round(sizes[one] / average)))
+        return Step(
+            do, *gathered(rows, slots, within), slots, places, around=(one, *near), parts=parts, longest=longest
+        )
+
+    @staticmethod
+    def _lengths(sizes: Ints, config: IVF) -> tuple[float, float]:
+        """How long lists should be on average, and at the most."""
+        average = average_length(int(sizes.sum()), config, len(sizes))
+        return average, max(LEAST_LONGEST, LONGEST * average)
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
@@ -178,48 +190,24 @@ class IvfIndex(Answering[InvertedFile]):
         if not len(sizes):
             return []
         live = sizes - lists.dead
-        average = average_length(int(live.sum()), lists.config, len(sizes))
-        longest = max(LEAST_LONGEST, LONGEST * average)
+        average, longest = self._lengths(live, lists.config)
         due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, lists.limits))]
         due += [("rewrite", int(one)) for one in np.flatnonzero(lists.dead > np.maximum(8, DEAD_SHARE * sizes))]
         if len(sizes) > 1 and lists.config.nlist is None:
             due += [("dissolve", int(one)) for one in np.flatnonzero(live < SHORTEST * average)[:1]]
         return due
 
-    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
-        """Codes stay: centroids follow the rows."""
-        del rows, lsn, live
-        return False
-
     @property
     def uneven(self) -> bool:
-        """Whether lists are to be split, dissolved or written anew."""
-        return self.graph is not None and len(self._due(self.graph)) > 0
-
-    @property
-    def crowded(self) -> bool:
-        """Never so crowded by rows that have gone that it could not wait."""
-        return False
-
-    def settle(self, threads: int | None = None) -> None:
-        """Upkeep is done by steps."""
+        return self.structure is not None and len(self._due(self.structure)) > 0
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
-        """New lists of the rows at `lsn` take the place of the old ones, where nobody writes meanwhile."""
         made = self.begun(rows, live, seed, threads=threads)
         self.replace(made, lsn, rows, lsn, lambda: live, lambda _: None)
-        left = 1
-        while left:
+        more = True
+        while more:
             self.prepare(rows, lsn, len(live), lambda: live)
-            left = self.link(threads)
-
-    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> InvertedFile | None:
-        """A new inverted file of some rows, without lists yet, for `replace`."""
-        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
-        return self._new_graph(rows, live, threads or cpus(), config)
-
-    def link_all(self, graph: Any, **options: Any) -> None:
-        """Lists are begun where they are searched: they need the rows."""
+            more = self.step(threads)
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -228,7 +216,7 @@ class IvfIndex(Answering[InvertedFile]):
 
     def _best(
         self,
-        graph: InvertedFile,
+        lists: InvertedFile,
         rows: Rows,
         allowed: npt.NDArray[np.uint8],
         matches: int,
@@ -238,18 +226,18 @@ class IvfIndex(Answering[InvertedFile]):
         oversampling: float | None,
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
-        arrays = graph.arrays
+        arrays = lists.arrays
         asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
         known, plan = self._planned  # most searches ask what the last one did
         if asked != known:
             plan = self._plan(arrays, *asked[2:])
             self._planned = (asked, plan)
-        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
+        slots, scores, counts = lists.search(rows, allowed, queries, k, *plan)
         # The lists that were scanned may hold too few that match: those queries scan all.
         if plan.probes < len(arrays.heads) and not all_full(counts, k):
             short = np.flatnonzero(counts[:, 0] < k)
             every = plan._replace(probes=1 << 20, threads=1)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
+            again = lists.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
             slots[short], scores[short], counts[short] = again
         return slots, scores, counts
 
@@ -276,10 +264,6 @@ class IvfIndex(Answering[InvertedFile]):
             threads = min(cpus(), count, max(1, int(cost * count / 400_000)))
         sure = 0.0 if oversampling is not None else SURE + (probes / lists if lists else 1.0)
         return Plan(probes, depth, min(depth, math.ceil(k * least)), sure, threads)
-
-    def figures(self) -> dict[str, Any]:
-        """What `stats()` tells of the index."""
-        return {} if self.graph is None else self.graph.figures()
 
 
 def lists_for(count: int, config: IVF) -> int:

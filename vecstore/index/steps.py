@@ -30,9 +30,12 @@ SAMPLES, FEW_SAMPLES = 64, 16
 SAMPLE_BYTES: Final = 256 << 20
 # Times that they are held against the centroids.
 ITERATIONS: Final = 8
-# A split leaves this share of a list at least on either side: what it would cut off else would be dissolved again.
+# A split leaves this share of a list at least on either side, or as much less as there are more parts: what it would
+# cut off else would be dissolved again.
 LEAST_HALF: Final = 0.1
-# A list that was split is split again when it has grown by so much, so that splitting and dissolving come to an end.
+# What a split has left of a list is split again if it is still too long, and so much shorter than the whole was; or
+# else when it has grown by so much, so that splitting and dissolving come to an end.
+PROGRESS: Final = 0.75
 REGROWTH: Final = 1.25
 # How often the lists around a split are clustered together with its halves.
 LOCAL_ITERATIONS: Final = 1
@@ -50,6 +53,9 @@ class Step:
     places: Longs
     of_tail: int = 0
     around: tuple[int, ...] = ()
+    parts: int = 2
+    longest: float = 0.0
+    """Into how many lists one is split, and how long a list should be at the most."""
 
 
 def rows_at_hand(config: IVF, count: int, dim: int) -> int:
@@ -122,9 +128,11 @@ def do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
         step.slots, step.places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
         dropped=dropped,
     )  # fmt: skip
-    if step.do == "split":
-        for half in (step.around[0], len(lists.limits) - 1):
-            lists.limits[half] = REGROWTH * lists.arrays.sizes[half]
+    if step.do == "split" and len(lists.limits) == len(centroids):  # it was not dropped
+        whole, sizes = arrays.sizes[step.around[0]], lists.arrays.sizes
+        for part in (step.around[0], *range(len(arrays.sizes), len(sizes))):
+            again = step.longest < sizes[part] <= PROGRESS * whole
+            lists.limits[part] = 0 if again else REGROWTH * sizes[part]
 
 
 class _Points:
@@ -168,20 +176,23 @@ class _Points:
 
 def _split(step: Step, lists: InvertedFile, threads: int) -> tuple[Ints, Floats, Ints] | None:
     """New labels of the rows around a list, the centroids of all lists, and which of those are new. None if its rows do
-    not part in two: they may be equal."""
+    not part: they may be equal."""
     arrays, metric, one = lists.arrays, lists.metric, step.around[0]
     own = np.flatnonzero(lists.owners(step.places) == one)
     own = own[:: -(-len(own) // (rows_at_hand(lists.config, 0, step.vectors.shape[1]) // PARTS)) or 1]
     rows = unit_rows(step.vectors[own], step.norms[own], metric)
-    pair = kmeans.train(rows, 2, metric, lists.config.seed + one, iterations=ITERATIONS, threads=1)
-    halves = np.bincount(kmeans.assign(rows, pair, metric, threads=1)[0], minlength=2)
-    if halves.min() < LEAST_HALF * len(own):
+    seed, alone = lists.config.seed + one, threads if step.parts > 2 else 1
+    made = kmeans.train(rows, step.parts, metric, seed, iterations=ITERATIONS, threads=alone)
+    counts = np.bincount(kmeans.assign(rows, made, metric, threads=alone)[0], minlength=step.parts)
+    made = made[counts >= LEAST_HALF * 2 / step.parts * len(own)]
+    if len(made) < 2:
         return None
-    among = np.array([one, len(arrays.centroids), *step.around[1:]], np.int32)
-    nearby = np.concatenate([pair, arrays.centroids[among[2:]]])
+    more = np.arange(len(arrays.centroids), len(arrays.centroids) + len(made) - 1)
+    among = np.array([one, *more, *step.around[1:]], np.int32)
+    nearby = np.concatenate([made, arrays.centroids[among[len(made) :]]])
     points = _Points(step, lists)
     for _ in range(LOCAL_ITERATIONS):
         nearby = points.means(points.nearest(nearby, threads), nearby, threads)
-    centroids = np.concatenate([arrays.centroids, pair[1:]])
+    centroids = np.concatenate([arrays.centroids, made[1:]])
     centroids[among] = nearby
     return among[points.nearest(nearby, threads)], centroids, among

@@ -49,8 +49,8 @@ class Scratch:
         """An array of `length` rows in the file of another, which goes on to be as it is: the rows that both have are
         one memory. None if that one is in no file."""
         mapping: Any = array
-        while isinstance(mapping, np.ndarray):
-            mapping = mapping.base
+        while isinstance(mapping, np.ndarray | memoryview):
+            mapping = mapping.base if isinstance(mapping, np.ndarray) else mapping.obj
         if not isinstance(mapping, _Mapping):
             return None
         shape = (length, *array.shape[1:])
