@@ -103,7 +103,7 @@ def test_the_first_opening_gives_each_its_own_uid(folder):
 def test_lists_are_those_that_were_kept(tmp_path, monkeypatch):
     """Nothing is made anew."""
     folder = Path(shutil.copytree(GOLDEN / "format-2", tmp_path / "db"))
-    monkeypatch.setattr("vecstore.index.ivf.IvfIndex._new_graph", lambda *_: 1 / 0)
+    monkeypatch.setattr("vecstore.index.ivf.IvfIndex._new", lambda *_: 1 / 0)
     for read_only in (True, False):
         with vecstore.open(folder, read_only=read_only) as db:
             docs = db.get_collection("lists")
