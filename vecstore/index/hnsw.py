@@ -122,6 +122,7 @@ class HnswIndex(Answering[Graph]):
         more = self.to_link > 0
         if self.uneven and (not more or graph.dead_linked * 3 > graph.arrays.linked):
             graph.settle(threads)
+            self.work += 1  # what a checkpoint from before does not have
         return more
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:

@@ -133,7 +133,7 @@ class IvfIndex(Answering[InvertedFile]):
                     steps.train(step, lists, lists_for(max(1, lists.known), lists.config), threads)
                 else:
                     steps.do(step, lists, numbering, threads)
-            self.work += len(step.slots)
+            self.work += max(1, len(step.slots))  # also where all of its rows have gone
         return self.to_link > 0 or self.uneven
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
