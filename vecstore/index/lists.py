@@ -236,18 +236,18 @@ class InvertedFile:
         emptied: list[int] | None = None,
         centroids: dict[str, Any] | None = None,
         dropped: int | None = None,
-    ) -> None:
-        """Rows that had `places` into lists, as codes relative to them, in one step.
+    ) -> bool:
+        """Rows that had `places` into lists, as codes relative to them, in one step; whether it was done.
 
-        Rows that have gone meanwhile are left out, and all stays as it is where slots were numbered anew since
-        `numbering`. `of_tail` places of the tail are gone then, and the blocks of the
-        lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists
-        from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers.
+        Rows that have gone meanwhile are left out, and nothing is done where slots were numbered anew since
+        `numbering`. `of_tail` places of the tail are gone then, and the blocks of the lists `emptied`, whose rows must
+        be among those given. `centroids`, by `centroids_of`, are those of all lists from now on; the last list takes
+        the number of one that is `dropped`. `lists` are new numbers.
         """
         with self._changing:
             self._reclaim()
             if numbering != self.numbering:
-                return
+                return False
             alive = np.flatnonzero(self._places[slots] == places)
             order = alive[np.argsort(lists[alive], kind="stable")]
             slots, lists, codes, terms = slots[order], lists[order].astype(np.int64), codes[order], terms[order]
@@ -299,6 +299,7 @@ class InvertedFile:
             self._places[slots] = into
             self.dead, self.limits = dead, limits
             self._become(arrays.changed(**changes), retired)
+            return True
 
     def _rest_of_tail(self, arrays: Lists, gone: int) -> dict[str, Any]:
         """The tail without its first places."""

@@ -124,11 +124,11 @@ def do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
         codes[some], terms[some] = encoded(coder, step.vectors[some], step.norms[some], labels[some], offsets)
 
     over_ranges(len(labels), 256, threads if len(labels) > 1024 else 1, work)
-    lists.put(
+    done = lists.put(
         step.slots, step.places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
         dropped=dropped,
     )  # fmt: skip
-    if step.do == "split" and len(lists.limits) == len(centroids):  # it was not dropped
+    if step.do == "split" and done:
         whole, sizes = arrays.sizes[step.around[0]], lists.arrays.sizes
         for part in (step.around[0], *range(len(arrays.sizes), len(sizes))):
             again = step.longest < sizes[part] <= PROGRESS * whole
