@@ -70,12 +70,12 @@ class Checkpoints:
 
     def is_due(self, *, idle: bool) -> bool:
         """Whether enough has changed for another: less, if the thread has nothing else to do."""
-        index, graph = self._index, self._index.graph
-        if self._read_only or graph is None:
+        index, structure = self._index, self._index.structure
+        if self._read_only or structure is None:
             return False
         least, share = (IDLE_ROWS, IDLE_SHARE) if idle else (BUSY_ROWS, BUSY_SHARE)
         work = index.work - self._kept_work
-        if work <= max(least, graph.arrays.count * share) and index.lsn - self._kept_lsn <= MAX_WRITES:
+        if work <= max(least, structure.arrays.count * share) and index.lsn - self._kept_lsn <= MAX_WRITES:
             return False
         return idle or time.monotonic() >= self._not_before
 
@@ -213,8 +213,8 @@ class Checkpoints:
             if self._awaited is None or self._awaited[0] is not view.env:
                 self._awaited = view.env, time.monotonic() + AWAIT_SECONDS, None
             _, until, seen = self._awaited
-            graph = self._index.graph
-            if not self._succeeds if graph is None else view.changed_since(self._index.lsn) is not None:
+            structure = self._index.structure
+            if not self._succeeds if structure is None else view.changed_since(self._index.lsn) is not None:
                 until = 0.0  # nothing was numbered anew, or there is nothing to lose
             elif (stamp := self._store.checkpoint.stamp()) != seen:
                 self._awaited = view.env, until, stamp

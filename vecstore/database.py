@@ -67,6 +67,9 @@ def open(
     does when its collection has grown, is let go: writes go on, searches scan the rows, `index_error` in `stats()` says
     why and what would fit, and `set_index` refuses what would not.
 
+    A process that forks closes its databases before, and opens them in parent and child: a child can use none that its
+    parent opened.
+
     Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
     FormatVersionError if a newer vecstore wrote it.
     """

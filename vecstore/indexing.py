@@ -25,6 +25,7 @@ from vecstore.index.background import Indexer
 from vecstore.index.check import check_graph, check_lists, check_sample
 from vecstore.index.flat import Rows
 from vecstore.index.following import Change
+from vecstore.index.hnsw import HnswIndex
 from vecstore.index.kinds import index_of
 from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
@@ -49,7 +50,7 @@ log = logging.getLogger("vecstore")
 
 
 class Indexing:
-    """The graph of one collection, and the thread that keeps it up; `rows_of(view)` are the rows in place."""
+    """The index of one collection, and the thread that keeps it up; `rows_of(view)` are the rows in place."""
 
     def __init__(
         self,
@@ -109,16 +110,18 @@ class Indexing:
 
     def refit(self, view: View) -> None:
         """Fit the codes to the rows of a view, if those are many more than they were fitted on."""
-        graph, count = self.index.graph, view.state.count
-        if graph is not None and self.index.kind != "float32" and count >= REFIT_GROWTH * graph.fitted_on:
-            self.index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
+        index, count = self.index, view.state.count
+        if index.structure is None or index.kind == "float32":
+            return
+        if count >= REFIT_GROWTH * index.structure.fitted_on:
+            index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
 
     def order(self, view: View) -> Slots:
-        """The live slots of a view in the order of the graph's nodes, so that neighbours lie near each other."""
-        live, graph = view.table.live_slots(), self.index.graph
-        if graph is None or self.index.lsn < view.state.lsn:
+        """The live slots of a view in the order of the nodes or lists, so that neighbours lie near each other."""
+        live, structure = view.table.live_slots(), self.index.structure
+        if structure is None or self.index.lsn < view.state.lsn:
             return live
-        slots, known = graph.slots_in_order(), np.zeros(view.state.slots, bool)
+        slots, known = structure.slots_in_order(), np.zeros(view.state.slots, bool)
         slots = slots[slots < len(known)]
         slots = slots[view.table.alive_all(slots)]
         known[slots] = True
@@ -138,29 +141,22 @@ class Indexing:
         if not following:
             time.sleep(LOOK_AGAIN_SECONDS)
             return True
-        more = self._link()
-        # In a step of its own: whoever waits for the last row to be linked need not wait for the checkpoint too.
+        self.indexer.error = None  # before the step: whoever waits for the last row to be linked need not see it
+        more = self.index.step()
+        # Not in the same step: whoever waits for the last row to be linked need not wait for the checkpoint too.
         self._due = self.checkpoints.is_due(idle=not more)
         return more or self._due
 
     def _prepare(self) -> bool:
-        """Follow the writes, and take what `_link` needs of the rows; False where the index stays behind."""
+        """Follow the writes, and take what the next step needs of the rows; False where the index stays behind."""
         index = self.index
         with self.checkpoints.keeping, self._store.view() as view:
             # An index that there is goes on, however few rows are left: its work waits for it to know of them.
-            wanted = index.graph is not None or not index.scans(view.state.count)
+            wanted = index.structure is not None or not index.scans(view.state.count)
             if view.state.lsn > index.lsn and wanted and not self.follow(view):
                 return False
             index.prepare(self._rows_of(view), view.state.lsn, view.state.count, _changes(view)[0])
             return True
-
-    def _link(self) -> bool:
-        """Some of the work that needs no rows, or those that were taken; whether there is more."""
-        more = self.index.link() > 0
-        self.indexer.error = None  # whoever waited for the last row to be linked need not see it
-        if not more or self.index.crowded:
-            self.index.settle()
-        return more
 
     # -- one index in the place of another -------------------------------------------------------------------
 
@@ -172,9 +168,9 @@ class Indexing:
             refuse_closed()
             if not self._prepare():
                 raise StateError(f'collection "{self.name}" keeps its index: {self._share.refusal}')
-            count = 0 if index.graph is None else index.graph.arrays.count
+            count = 0 if index.structure is None else index.structure.arrays.count
             enough = enough or index.work + BUILDING_WORK * (count + MAX_TAIL)
-            more = self._link()
+            more = index.step()
             progress(count - min(count, index.to_link), count)
             # What is left when others write as quickly as this links, the thread will do.
             if not more or index.work > enough:
@@ -188,7 +184,7 @@ class Indexing:
     def begin(self) -> None:
         """Be the index of the collection from now on, which its config says already."""
         self._store.log_kept_from = None  # it was for the index before
-        if self.index.graph is not None:
+        if self.index.structure is not None:
             self.checkpoints.try_write()
         self.indexer.wake()
 
@@ -224,7 +220,7 @@ class Indexing:
         """Wake the indexer, and wait while more rows wait to be linked than searches should have to scan."""
         self.indexer.wake()
         index = self.index
-        if index.graph is None:
+        if index.structure is None:
             return
         self._bound = max(MAX_TAIL, min(self._bound, index.to_link))
         if index.to_link > self._bound:
@@ -255,31 +251,32 @@ class Indexing:
         return self.index.lsn >= lsn and not self.index.to_link
 
     def rebuild(self, seed: int | None) -> None:
-        """Build the graph anew, and put it in the place of the old one."""
+        """Build graph or lists anew, and put them in the place of the old one."""
         index: Any = self.index
         with self._view() as view:
             if not self._share.fits(self._info, view.state.count):
                 raise StateError(f'collection "{self.name}": {self._share.refusal}')
             lsn, (live, *_) = view.state.lsn, _changes(view)
-            graph = index.begun(self._rows_of(view), live(), seed)
+            structure = index.begun(self._rows_of(view), live(), seed)
         # It takes long, and needs no rows: outside of a view, for which a write that has to grow the map would wait.
-        index.link_all(graph, going_on=lambda: not self.indexer.stopping)
+        if isinstance(index, HnswIndex):  # lists are filled in their place: that takes the rows
+            index.link_all(structure, going_on=lambda: not self.indexer.stopping)
         replaced = False
         while not replaced:
             with self._view() as view:
-                replaced = index.replace(graph, lsn, self._rows_of(view), view.state.lsn, *_changes(view))
+                replaced = index.replace(structure, lsn, self._rows_of(view), view.state.lsn, *_changes(view))
         self.indexer.wake()
         self.wait(None)
 
     def check(self) -> list[Finding]:
-        """What does not fit together in the graph, if it is there."""
-        if self.index.graph is None:
+        """What does not fit together in graph or lists, if there are any."""
+        if self.index.structure is None:
             return []
         with self._view() as view:
             if view.state.lsn > self.index.lsn:
                 self.follow(view)
-            graph = self.index.graph
-            if graph is None or self.index.lsn != view.state.lsn:
+            structure = self.index.structure
+            if structure is None or self.index.lsn != view.state.lsn:
                 problems = []
             else:
                 live = view.table.live_slots()
@@ -287,8 +284,8 @@ class Indexing:
                 problems = check_sample(self.index, self._rows_of(view), live, view.table.live, view.state.lsn)
             findings = [Finding("index", text, _ids(view, slots)) for text, slots in problems]
         findings += self.checkpoints.check(self._view)
-        if graph is not None:
-            problems = list(check_lists(graph) if isinstance(graph, InvertedFile) else check_graph(graph))
+        if structure is not None:
+            problems = list(check_lists(structure) if isinstance(structure, InvertedFile) else check_graph(structure))
             with self._view() as view:
                 findings += [Finding("index", text, _ids(view, slots)) for text, slots in problems]
         return findings
@@ -303,7 +300,7 @@ class Indexing:
         """End the thread, and write a checkpoint of where it has come to."""
         self.indexer.stop()
         index = self.index
-        if self._read_only or index.graph is None:
+        if self._read_only or index.structure is None:
             return
         try:
             with self._store.view() as view:
@@ -317,7 +314,7 @@ class Indexing:
 
     def compacted(self) -> None:
         """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""
-        if self.index.graph is not None:
+        if self.index.structure is not None:
             self.checkpoints.try_write()
         self.indexer.wake()
 

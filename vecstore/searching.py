@@ -56,7 +56,7 @@ class Searching:
             if view.state.lsn > index.lsn:
                 indexing.follow(view)
                 indexing.indexer.wake()
-            if index.graph is not None and index.lsn >= view.state.lsn:
+            if index.structure is not None and index.lsn >= view.state.lsn:
                 return index.search(
                     rows, allowed, matches, query.queries, query.k, effort=query.effort,
                     threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,

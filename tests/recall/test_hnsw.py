@@ -201,9 +201,9 @@ def test_new_codes_do_not_lead_walks_to_rows_that_are_gone(monkeypatch, metric):
     gone = np.random.default_rng(3).choice(9900, 900, replace=False)
     index.remove(gone)
     assert index.stats()["tombstones"] == 900
-    fitted = index._index.graph.arrays.coder
+    fitted = index._index.structure.arrays.coder
     index.add(rows[9900:], np.arange(9900, 11_000))
-    assert index._index.graph.arrays.coder != fitted
+    assert index._index.structure.arrays.coder != fitted
     assert index.stats()["tombstones"] == 0
     for one in gone.tolist():
         del stored[one]

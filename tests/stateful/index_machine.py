@@ -229,9 +229,9 @@ class IndexMachine(RuleBasedStateMachine):
         rows = self.rows(reader)
         rows.wait_indexed(60)
         stats, index = rows.stats(), rows._index
-        if index is not None and index.graph is not None and stats.count >= 20:
+        if index is not None and index.structure is not None and stats.count >= 20:
             assert stats.linked + stats.tail == stats.count
-            few = not index.graph.trained if isinstance(self.info.index, IVF) else index.graph.arrays.count < 40
+            few = not index.structure.trained if isinstance(self.info.index, IVF) else index.structure.arrays.count < 40
             assert stats.tail == 0 or (few and stats.count < 40)
 
     @rule(reader=st.integers(0, 1), n=st.sampled_from([1, 2, 1000]))
@@ -259,7 +259,7 @@ class IndexMachine(RuleBasedStateMachine):
         for db in self.open:
             db.close()
         self.reopen_all()
-        before, after = (None if one._index is None else shape(one._index.graph) for one in (rows, self.rows()))
+        before, after = (None if one._index is None else shape(one._index.structure) for one in (rows, self.rows()))
         assert before == after
         assert self.rows().stats().checkpoint_lsn == (0 if before is None else rows._index.lsn)
 

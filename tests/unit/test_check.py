@@ -55,24 +55,24 @@ def test_rows_that_are_written_meanwhile_and_compactions_are_no_findings(docs, r
 
 
 def test_damage_to_a_graph(graph):
-    arrays = graph._index.graph.arrays
+    arrays = graph._index.structure.arrays
     assert graph.check() == []
     for spoil, text in (
         (lambda: arrays.links.__setitem__((3, 0), arrays.linked + 5), "links that lead out of the graph"),
         (lambda: arrays.links.__setitem__((3, 0), 3), "links to themselves"),
         (lambda: arrays.slots.__setitem__(3, arrays.slots[4]), "a slot that does not lead to them"),
-        (lambda: graph._index.graph._dead.__setitem__(3, 1), "are dead and have a slot"),
-        (lambda: setattr(graph._index.graph, "dead_linked", 77), "are counted as dead"),
+        (lambda: graph._index.structure._dead.__setitem__(3, 1), "are dead and have a slot"),
+        (lambda: setattr(graph._index.structure, "dead_linked", 77), "are counted as dead"),
         (lambda: arrays.codes[: arrays.count].__imul__(3), "have no code, or that of another row"),
     ):
         before = arrays.links.copy(), arrays.slots.copy(), arrays.codes.copy()
-        graph_before = graph._index.graph._dead.copy(), graph._index.graph.dead_linked
+        graph_before = graph._index.structure._dead.copy(), graph._index.structure.dead_linked
         spoil()
         findings = graph.check()
         assert findings and {one.part for one in findings} == {"index"}
         assert any(text in one.message for one in findings), findings
         arrays.links[...], arrays.slots[...], arrays.codes[...] = before
-        graph._index.graph._dead[...], graph._index.graph.dead_linked = graph_before
+        graph._index.structure._dead[...], graph._index.structure.dead_linked = graph_before
         assert graph.check() == []
 
 
@@ -185,7 +185,7 @@ def test_what_is_told_of_progress_may_close_the_collection_or_grow_the_map(docs,
 
 
 def test_nodes_that_nobody_links_to(graph):
-    arrays = graph._index.graph.arrays
+    arrays = graph._index.structure.arrays
     before = arrays.links.copy()
     lonely = np.setdiff1d(np.arange(arrays.linked), arrays.pilots.nodes)[:20]
     arrays.links[np.isin(arrays.links, lonely)] = -1
@@ -200,7 +200,7 @@ def test_damage_to_index_mdb(db, graph, rows):
     graph._indexing.checkpoints.write()
     assert graph.check() == []
     whole = path.read_bytes()
-    flip(path, graph._index.graph.arrays.links[5].tobytes())
+    flip(path, graph._index.structure.arrays.links[5].tobytes())
     [finding] = graph.check()
     assert finding.part == "index.mdb" and "is damaged" in finding.message
     path.write_bytes(whole[: len(whole) // 2])

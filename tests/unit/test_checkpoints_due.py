@@ -67,10 +67,10 @@ hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
 checkpoints.BUSY_ROWS = checkpoints.IDLE_ROWS = 0
 checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = 0
 docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
-new = hnsw.HnswIndex._new_graph
+new = hnsw.HnswIndex._new
 def fails(*_):
     raise AssertionError("made anew")
-hnsw.HnswIndex._new_graph = fails
+hnsw.HnswIndex._new = fails
 for line in sys.stdin:
     query = json.loads(line)
     hits = [hit.id for hit in docs.search(np.array(query, np.float32), 3)]

@@ -48,8 +48,8 @@ def test_slots_follow_the_order_of_the_graph(db, rows, small_graphs):
     docs = filled(db, rows, "graph")
     docs.upsert(range(5000, 5020), rows(20, 24, 5))
     docs.compact()
-    slots = docs._index.graph.arrays.slots
-    linked = slots[: docs._index.graph.arrays.linked]
+    slots = docs._index.structure.arrays.slots
+    linked = slots[: docs._index.structure.arrays.linked]
     linked = linked[linked >= 0]
     assert linked.tolist() == list(range(len(linked)))
     ids = [docs.search(docs.get(one, with_vectors=True).vector, 1, with_payload=False)[0].id for one in (5000, 5019, 1)]
@@ -249,7 +249,7 @@ def test_codes_are_fitted_anew_to_what_has_grown_much(db, rows, small_graphs):
     docs.insert(range(2000), rows(2000, 24))
     docs.wait_indexed()
     for before, after in ((501, 501), (500, 2000)):
-        docs._index.graph.fitted_on = before
+        docs._index.structure.fitted_on = before
         docs.compact()
-        assert docs._index.graph.fitted_on == after
+        assert docs._index.structure.fitted_on == after
         assert docs.check() == []

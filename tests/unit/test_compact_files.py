@@ -240,7 +240,7 @@ def test_a_reader_scans_until_the_checkpoint_of_a_compaction_is_there(db, rows, 
             patched.setattr(docs._indexing.checkpoints, "try_write", lambda: None)
             docs.compact()
         with monkeypatch.context() as patched:
-            patched.setattr(followed._index, "_new_graph", lambda *_: 1 / 0)
+            patched.setattr(followed._index, "_new", lambda *_: 1 / 0)
             for _ in range(2):
                 assert followed.search(query, 5) == docs.search(query, 5, exact=True)
                 docs.upsert("late", np.ones(24))

@@ -111,8 +111,8 @@ def graph_of(rows, kind, metric):
     index = vecstore.Index(rows.shape[1], metric, quantization={"int8": vecstore.Int8(), "int4": vecstore.Int4(),
                            "binary": vecstore.Binary(), "float32": None}[kind])  # fmt: skip
     index.add(rows)
-    assert isinstance(index._index.graph, Graph)
-    return index._index.graph
+    assert isinstance(index._index.structure, Graph)
+    return index._index.structure
 
 
 @pytest.mark.skipif(not JIT, reason="a graph takes long without compiling")

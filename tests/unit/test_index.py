@@ -250,9 +250,11 @@ def test_links_do_not_depend_on_threads(monkeypatch, quantization):
         index.add(rows[:1700], threads=threads)
         index.remove(np.arange(0, 900, 2))
         index.add(rows[1700:], threads=threads)
-        added = index._index.graph.links_by_slot()
+        added = index._index.structure.links_by_slot()
         index.rebuild(seed=7, threads=threads)
-        links.append((added, index._index.graph.links_by_slot(), index._index.graph.arrays.pilots.nodes.tolist()))
+        links.append(
+            (added, index._index.structure.links_by_slot(), index._index.structure.arrays.pilots.nodes.tolist())
+        )
     assert links[0] == links[1] == links[2]
     assert len(links[0][1]) == 2050
 

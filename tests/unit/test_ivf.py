@@ -35,7 +35,7 @@ def raw(n, kind=None, metric="l2", **config):
 
 def sound(index, stored):
     """Lists hang together, and each of the rows `{id: vector}` is found where all lists are scanned."""
-    assert list(check.check_lists(index._index.graph)) == []
+    assert list(check.check_lists(index._index.structure)) == []
     assert len(index) == len(stored)
     found, _ = index.search(np.array(list(stored.values())), 60, nprobe=10_000)  # of which many are rescored
     assert found[:, 0].tolist() == list(stored)
@@ -62,14 +62,14 @@ def test_rows_that_come_between_the_parts_of_a_step_stay_in_the_tail(by_hand, ki
     index = raw(500, kind)
     stored = dict(enumerate(clustered(500)))
     while step(index):
-        index._index.link()
+        index._index.step()
     assert index.stats()["tail"] == 0
     for first in (500, 600):
         index.add(clustered(waiting, first), range(first, first + waiting))
         stored |= dict(zip(range(first, first + waiting), clustered(waiting, first), strict=True))
         if first == 500:
             assert step(index).of_tail == waiting
-    index._index.link()
+    index._index.step()
     assert index.stats()["tail"] == waiting
     sound(index, stored)
 
@@ -87,10 +87,10 @@ def test_a_step_does_nothing_to_rows_that_were_numbered_anew_since(by_hand, kind
     with inner.renumbering(rest, inner.lsn, inner.lsn + 2):
         index._slabs = Slabs.restored(slabs.metric, matrix, ids, np.arange(len(rest)))
     index._lsn = inner.lsn
-    inner.link()
+    inner.step()
     sound(index, stored)
     while step(index):
-        inner.link()
+        inner.step()
     sound(index, stored)
 
 
@@ -108,9 +108,9 @@ def reach(index, do):
             elif do == "rewrite":
                 index.remove(np.arange(number % 3, 400, 3))
             else:
-                lists = inner.graph
+                lists = inner.structure
                 index.remove(index._slabs.ids[lists.members(int(lists.arrays.sizes.argmin()))[0]])
-        inner.link()
+        inner.step()
     raise AssertionError(f"no step is to {do}")
 
 
@@ -123,7 +123,7 @@ def test_a_step_of_lists_that_were_replaced_is_dropped(by_hand, kind):
     begun = index._index.begun(rows, live(), None)
     index._index.replace(begun, index._lsn, rows, index._lsn, live, lambda _: None)
     index._index._prepared = kept
-    index._index.link()
+    index._index.step()
     sound(index, dict(enumerate(clustered(500))))
 
 
@@ -139,14 +139,14 @@ def test_a_small_tail_does_not_disturb_a_rebuild():
 def test_blocks_that_are_in_no_list_any_more_do_not_stop_a_compaction(by_hand):
     index = raw(500)
     reach(index, "split")
-    held = index._index.graph.arrays  # a search that goes on keeps the old blocks
-    index._index.link()
+    held = index._index.structure.arrays  # a search that goes on keeps the old blocks
+    index._index.step()
     last = index._slabs.size - 1
     index.remove(index._slabs.ids[range(last - 50, last + 1)])
     live = index._slabs.live_slots()
     inner = index._index
-    inner.graph.renumber_slots(np.arange(live.max() + 1))
-    assert list(check.check_lists(inner.graph)) == []
+    inner.structure.renumber_slots(np.arange(live.max() + 1))
+    assert list(check.check_lists(inner.structure)) == []
     assert held.linked
 
 
@@ -161,7 +161,7 @@ def test_all_rows_go_before_there_are_lists(db, kind):
         docs.search(np.zeros(DIM), 1)
         docs.delete(range(250))
         docs.search(np.zeros(DIM), 1)
-        assert docs._index.graph.arrays.count == 500
+        assert docs._index.structure.arrays.count == 500
     docs.insert(1000, np.ones(DIM))
     docs.wait_indexed(30)
     assert docs.stats().index_error is None
@@ -252,7 +252,7 @@ def test_lists_come_back_as_they_were_and_damaged_parts_are_told(kind):
     index.add(clustered(40, 3), range(800, 840))
     stored = {one: row for one, row in enumerate(clustered(800)) if one % 9}
     stored |= dict(zip(range(800, 840), clustered(40, 3), strict=True))
-    inner, held = index._index, index._index.graph
+    inner, held = index._index, index._index.structure
     with held.held() as parts:
         kept = {name: part.copy() for name, part in parts.items()}
     assert kept["tail_size"][0] == 40

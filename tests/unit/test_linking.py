@@ -235,13 +235,13 @@ def test_dead_nodes_go_while_there_is_always_more_to_link(db, rows, monkeypatch)
     docs = db.create_collection("docs", DIM, "l2")
     docs.insert(range(1000), rows(1000, DIM))
     docs.wait_indexed(60)
-    link = hnsw.HnswIndex.link
-    monkeypatch.setattr(hnsw.HnswIndex, "link", lambda self, threads=None: link(self, threads) + 1)
+    to_link = hnsw.HnswIndex.to_link.fget
+    monkeypatch.setattr(hnsw.HnswIndex, "to_link", property(lambda self: to_link(self) + 1))
     for n in range(8):
         docs.upsert(range(1000), rows(1000, DIM, n))
         docs.search(np.ones(DIM), 1)
-        wait(lambda: docs._index.to_link == 0)
-    wait(lambda: docs._index.graph.arrays.count < 4000)
+        wait(lambda: docs._index.to_link == 1)
+    wait(lambda: docs._index.structure.arrays.count < 4000)
 
 
 def test_a_drop_ends_the_thread_of_the_indexer(db, rows):

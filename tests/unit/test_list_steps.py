@@ -42,26 +42,26 @@ def test_slots_that_are_numbered_anew_between(filled, steps):
     _, kept, index = filled
     for _ in range(steps):
         prepared(kept, index)
-        index.link()
+        index.step()
     prepared(kept, index)
     order = np.random.default_rng(1).permutation(N)
     with index.renumbering(order, 1, 2):
         pass
-    index.link()
-    assert index.graph.known == N
-    numbers = index.graph.slots_in_order()
+    index.step()
+    assert index.structure.known == N
+    numbers = index.structure.slots_in_order()
     assert sorted(numbers.tolist()) == list(range(N))
 
 
 def test_lists_that_were_replaced_between(filled):
     _, kept, index = filled
     prepared(kept, index)
-    index.link()
+    index.step()
     prepared(kept, index)
     made = index.begun(kept._slabs.rows(), np.arange(N), 7)
     index.replace(made, 1, kept._slabs.rows(), 1, lambda: np.arange(N), lambda _: None)
-    index.link()
-    assert index.graph is made
+    index.step()
+    assert index.structure is made
     assert not made.trained
     assert found(kept, index) == set(range(N))
 
@@ -69,12 +69,12 @@ def test_lists_that_were_replaced_between(filled):
 def test_rows_that_go_between_are_not_filed(filled):
     _, kept, index = filled
     prepared(kept, index)
-    index.link()
+    index.step()
     prepared(kept, index)
     gone = np.arange(0, N, 2)
     index.follow(kept._slabs.rows(), 2, lambda: None, lambda _: Change(np.zeros(0, np.int64), gone))
-    index.link()
-    assert index.figures()["linked"] == index.graph.known == N // 2
+    index.step()
+    assert index.figures()["linked"] == index.structure.known == N // 2
     assert index.figures()["tail"] == 0
 
 
@@ -109,14 +109,14 @@ def test_codes_that_were_fitted_on_few_rows_are_fitted_anew(kind, monkeypatch):
     index = vecstore.Index(DIM, metric="l2", index=vecstore.IVF(), quantization=kind)
     index.add(rows[:3000])
     inner = index._index
-    assert inner.graph.fitted_on == 3000
-    inner.graph.remove(np.arange(5))
+    assert inner.structure.fitted_on == 3000
+    inner.structure.remove(np.arange(5))
     index.add(rows[3000:])
-    assert inner.graph.fitted_on == N
-    inner.graph.remove(np.arange(N - 5, N))  # of lists, and of the tail
+    assert inner.structure.fitted_on == N
+    inner.structure.remove(np.arange(N - 5, N))  # of lists, and of the tail
     for ids in (np.arange(5, 3000), np.arange(3000, N - 5)):
         found, _ = index.search(rows[ids], 1, nprobe=1000)
         assert np.mean(found[:, 0] == ids) > 0.99
     fresh = vecstore.Index(DIM, metric="l2", index=vecstore.IVF(), quantization=kind)
     fresh.add(rows)
-    assert inner.graph.arrays.coder == fresh._index.graph.arrays.coder
+    assert inner.structure.arrays.coder == fresh._index.structure.arrays.coder

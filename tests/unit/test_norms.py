@@ -48,10 +48,10 @@ def test_lengths_from_the_least_to_the_most(tiny_graphs, metric, kind, first):
     raw.add(rows[:200])
     raw.add(rows[200:])
     index = raw._index
-    while index.link(1):
+    while index.step(1):
         pass
-    index.graph.settle(1)
-    arrays = index.graph.arrays
+    index.structure.settle(1)
+    arrays = index.structure.arrays
     assert arrays.linked == 300
     for values in (arrays.pairs[:300], arrays.terms[:300], arrays.top):
         assert np.isfinite(values).all()
@@ -60,7 +60,7 @@ def test_lengths_from_the_least_to_the_most(tiny_graphs, metric, kind, first):
         scores, off = exact(metric, rows, rows[row])
         for scan in (False, True):
             # With all candidates rescored.
-            found, given, _ = index.graph.search(
+            found, given, _ = index.structure.search(
                 raw._slabs.rows(), allowed, rows[row][None], 10, scan, 300, 300, 300, 1
             )
             assert len(set(found[0].tolist())) == 10
@@ -72,7 +72,7 @@ def test_lengths_from_the_least_to_the_most(tiny_graphs, metric, kind, first):
 def walked(raw, query, k, ef):
     """Slots that a walk finds, with all its candidates rescored."""
     allowed = np.full(len(raw) // 8 + 1, 255, np.uint8)
-    return raw._index.graph.search(raw._slabs.rows(), allowed, query[None], k, False, ef, ef, ef, 1)[0][0].tolist()
+    return raw._index.structure.search(raw._slabs.rows(), allowed, query[None], k, False, ef, ef, ef, 1)[0][0].tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,11 +85,12 @@ def test_long_rows_are_found_as_soon_as_they_are_linked(tiny_graphs, monkeypatch
     raw = vecstore.Index(DIM, "dot", quantization=KINDS[kind])
     for first in range(0, 600, 20):
         raw.add(rows[first : first + 20])
-        while raw._index.link(1):
-            pass
-        arrays = None if raw._index.graph is None else raw._index.graph.arrays
-        if arrays is None or not arrays.linked:
+        nodes = raw._index.structure
+        while raw._index.to_link:
+            nodes.link(1)
+        if nodes is None or not nodes.arrays.linked:
             continue
+        arrays = nodes.arrays
         reached = np.zeros(arrays.linked, np.uint8)
         upkeep.reach(arrays.links, arrays.pilots.nodes, 0, reached, np.empty(arrays.linked, np.int32))
         assert reached.all()

@@ -110,14 +110,14 @@ def test_codes_stay_in_files_through_growth_compaction_and_reopening(tmp_path, i
             docs.wait_indexed(60)
         assert_whole(docs, vectors)
         docs.compact()
-        pool = docs._index.graph.arrays.pool
+        pool = docs._index.structure.arrays.pool
         assert all(in_file(array) for array in (pool.codes, pool.terms, pool.slots))
         assert_whole(docs, vectors)
         assert names(tmp_path) == NAMES
     for read_only in (False, True):
         with vecstore.open(tmp_path, read_only=read_only) as db:
             docs = db.get_collection("docs")
-            pool = docs._index.graph.arrays.pool
+            pool = docs._index.structure.arrays.pool
             assert all(in_file(array) for array in (pool.codes, pool.terms, pool.slots))
             assert_whole(docs, vectors)
             assert names(tmp_path) == NAMES
@@ -128,12 +128,12 @@ def test_searches_go_on_in_lists_whose_files_have_grown_since(tmp_path, in_files
         docs = db.create_collection("docs", DIM, **KIND)
         docs.insert(range(700), vectors[:700])
         docs.wait_indexed(60)
-        held = docs._index.graph.arrays
+        held = docs._index.structure.arrays
         filed = np.concatenate([held.places(one) for one in range(len(held.heads))])
         before = held.pool.taken(held.coder, filed)
         docs.insert(range(700, N), vectors[700:])
         assert_whole(docs, vectors)
-        assert len(docs._index.graph.arrays.pool) > len(held.pool)
+        assert len(docs._index.structure.arrays.pool) > len(held.pool)
         assert np.array_equal(filed, np.concatenate([held.places(one) for one in range(len(held.heads))]))
         for now, then in zip(held.pool.taken(held.coder, filed), before, strict=True):
             assert np.array_equal(now, then)

@@ -20,13 +20,13 @@ def test_codes_are_fitted_anew_at_ten_times_the_rows(db, rows):
     docs = db.create_collection("docs", DIM, "l2", quantization=vecstore.Int4())
     docs.insert(range(100), rows(100, DIM))
     docs.search(np.ones(DIM))
-    assert docs._index.graph.fitted_on == 100
+    assert docs._index.structure.fitted_on == 100
     docs.insert(range(100, 900), rows(800, DIM, 1) * 30)  # which the first fit has not seen
     docs.wait_indexed(60)
-    assert docs._index.graph.fitted_on == 100
+    assert docs._index.structure.fitted_on == 100
     docs.insert(range(900, 1100), rows(200, DIM, 2) * 30)
     docs.wait_indexed(60)
-    wait(lambda: docs._index.graph.fitted_on == 1100)
+    wait(lambda: docs._index.structure.fitted_on == 1100)
     queries = rows(20, DIM, 3) * 30
     truth = docs.search(queries, 10, exact=True)
     assert recall(docs.search(queries, 10, ef=200), truth) > 0.9
@@ -40,8 +40,8 @@ def test_the_same_seed_gives_the_same_links(db, rows, monkeypatch):
     docs.upsert(range(1, 1500, 5), rows(300, DIM, 1))
 
     def drawn():
-        arrays = docs._index.graph.arrays
-        return docs._index.graph.links_by_slot(), set(arrays.slots[arrays.pilots.nodes].tolist())
+        arrays = docs._index.structure.arrays
+        return docs._index.structure.links_by_slot(), set(arrays.slots[arrays.pilots.nodes].tolist())
 
     made = []
     for seed, threads in ((3, 2), (3, 2), (3, 1), (3, 3), (4, 2), (None, 2)):
@@ -70,7 +70,7 @@ def test_searches_and_writes_go_on_during_a_rebuild(db, rows, monkeypatch):
         return link(self, threads)
 
     monkeypatch.setattr(graph.Graph, "link", held)
-    before = docs._index.graph
+    before = docs._index.structure
     thread = threading.Thread(target=docs.rebuild, name="rebuild")
     thread.start()
     assert begun.wait(30)
@@ -81,10 +81,10 @@ def test_searches_and_writes_go_on_during_a_rebuild(db, rows, monkeypatch):
     assert docs.search(fresh[0], 1)[0].id == "meanwhile"
     # No reader stands in the way of a map that has to grow.
     docs._store.env._alone(lambda: None)
-    assert docs._index.graph is before
+    assert docs._index.structure is before
     go_on.set()
     thread.join()
-    assert docs._index.graph is not before
+    assert docs._index.structure is not before
     assert docs.search(fresh[0], 1)[0].id == "meanwhile"
     assert len(docs.search(np.ones(DIM), 3000)) == 1901
     docs.wait_indexed(60)

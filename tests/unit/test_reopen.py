@@ -20,7 +20,7 @@ def files(folder, name="docs"):
 
 
 def links(docs):
-    return docs._index.graph.links_by_slot()
+    return docs._index.structure.links_by_slot()
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -32,7 +32,7 @@ def test_the_graph_is_the_same_again(folder, rows, warnings, kind, read_only, mo
     with vecstore.open(path) as db:
         docs = db.get_collection("docs")
         before, hits, stats = links(docs), docs.search(query), docs.stats()
-    monkeypatch.setattr(hnsw.HnswIndex, "_new_graph", lambda *_: pytest.fail("it is not made anew"))
+    monkeypatch.setattr(hnsw.HnswIndex, "_new", lambda *_: pytest.fail("it is not made anew"))
     monkeypatch.setattr(hnsw.HnswIndex, "_remember", lambda *_: pytest.fail("ids are not read again"))
     with vecstore.open(path, read_only=read_only) as db:
         docs = db.get_collection("docs")
@@ -85,7 +85,7 @@ def test_what_changed_after_a_rebuild_with_another_seed_is_kept(folder, rows):
     with vecstore.open(path) as db:
         docs = db.get_collection("docs")
         assert links(docs) == before
-        assert docs._index.graph.config.seed == 7
+        assert docs._index.structure.config.seed == 7
 
 
 # -- a checkpoint that is not one of the rows ------------------------------------------------------------------------

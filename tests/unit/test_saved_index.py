@@ -29,7 +29,7 @@ def test_a_saved_index_comes_back_whole(monkeypatch, tmp_path, n, quantization):
     assert len(again) == len(index)
     assert facts(again)[2:] == facts(index)[2:]
     if n > 1000:
-        assert again._index.graph.links_by_slot() == index._index.graph.links_by_slot()
+        assert again._index.structure.links_by_slot() == index._index.structure.links_by_slot()
     more = clustered(300, 6)
     for one in (index, again):
         one.add(more)
@@ -51,8 +51,8 @@ def test_an_index_that_was_rebuilt_with_another_seed_is_saved_with_it(monkeypatc
     assert again.config.seed == 7
     for one in (index, again):
         one.add(clustered(1500, 6))
-    assert again._index.graph.links_by_slot() == index._index.graph.links_by_slot()
-    assert again._index.graph.arrays.pilots.nodes.tolist() == index._index.graph.arrays.pilots.nodes.tolist()
+    assert again._index.structure.links_by_slot() == index._index.structure.links_by_slot()
+    assert again._index.structure.arrays.pilots.nodes.tolist() == index._index.structure.arrays.pilots.nodes.tolist()
 
 
 def test_saving_again_replaces_and_failing_leaves_what_was_there(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_format_1_knew_only_graphs(saved):
     rewritten(saved, format=np.array(1), index=None, config=numbers, alpha=np.array(own.alpha), upkeep=None)
     after = vecstore.Index.load(saved)
     assert after.config == own
-    assert after._index.graph.links_by_slot() == before._index.graph.links_by_slot()
+    assert after._index.structure.links_by_slot() == before._index.structure.links_by_slot()
 
 
 def test_parts_that_do_not_fit_together(saved, tmp_path):

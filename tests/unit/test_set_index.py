@@ -71,12 +71,12 @@ def test_what_is_there_already_is_left_alone(db, rows, monkeypatch):
     docs = filled(db, rows, index=vecstore.HNSW(m=8), quantization=vecstore.Int8())
     docs.wait_indexed(120)
     monkeypatch.setattr(indexing.Indexing, "build", lambda *_: 1 / 0)
-    lsn, graph = docs.stats().lsn, docs._index.graph
+    lsn, graph = docs.stats().lsn, docs._index.structure
     docs.set_index(vecstore.HNSW(m=8))
     docs.set_index(vecstore.HNSW(m=8), quantization=vecstore.Int8())
     with pytest.raises(ZeroDivisionError):
         docs.set_index(vecstore.HNSW(m=8, seed=2))
-    assert docs.info.index == vecstore.HNSW(m=8) and docs.stats().lsn == lsn and docs._index.graph is graph
+    assert docs.info.index == vecstore.HNSW(m=8) and docs.stats().lsn == lsn and docs._index.structure is graph
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_what_only_searches_go_by_changes_at_once(tmp_path, rows, monkeypatch, b
         docs.wait_indexed(120)
         docs.rebuild(seed=7)
         wide, narrow = docs.search(queries, 10, **wider), docs.search(queries, 10)
-        graph = docs._index.graph
+        graph = docs._index.structure
         docs.set_index(after)
-        assert docs.info.index == after and docs._index.graph is graph
+        assert docs.info.index == after and docs._index.structure is graph
         assert docs.search(queries, 10) == wide and (argument == "ef" or wide != narrow)
     # The checkpoint of before the change is as good: nothing is made anew.
     for one in (ivf.IvfIndex, docs._index.__class__):
-        monkeypatch.setattr(one, "_new_graph", lambda *_: 1 / 0)
+        monkeypatch.setattr(one, "_new", lambda *_: 1 / 0)
     with vecstore.open(tmp_path) as db:
         docs = db.get_collection("docs")
         docs.wait_indexed(120)
@@ -157,7 +157,7 @@ def test_what_fails_leaves_the_old_index(tmp_path, rows, monkeypatch):
         def fail(*_):
             raise RuntimeError("not today")
 
-        for place in ((ivf.IvfIndex, "link"), (type(docs._store), "change_config")):
+        for place in ((ivf.IvfIndex, "step"), (type(docs._store), "change_config")):
             with monkeypatch.context() as patched:
                 patched.setattr(*place, fail)
                 with pytest.raises(RuntimeError, match="not today"):
@@ -239,8 +239,8 @@ def test_readers_follow(db, rows, process, monkeypatch):
             assert follower.ask(vectors[some].tolist()) == answer
             # It is loaded, not made.
             with monkeypatch.context() as patched:
-                patched.setattr("vecstore.index.ivf.IvfIndex._new_graph", lambda *_: 1 / 0)
-                patched.setattr("vecstore.index.hnsw.HnswIndex._new_graph", lambda *_: 1 / 0)
+                patched.setattr("vecstore.index.ivf.IvfIndex._new", lambda *_: 1 / 0)
+                patched.setattr("vecstore.index.hnsw.HnswIndex._new", lambda *_: 1 / 0)
                 is_right(followed, vectors)
             assert (followed.info.index, followed.info.quantization) == (index, codes)
             assert followed.stats().linked == linked
@@ -259,7 +259,7 @@ def test_a_reader_scans_until_the_new_index_is_kept(db, rows, monkeypatch):
             patched.setattr(indexing.Indexing, "begin", lambda _: None)
             docs.set_index(vecstore.IVF(nlist=9))
         with monkeypatch.context() as patched:
-            patched.setattr(ivf.IvfIndex, "_new_graph", lambda *_: 1 / 0)
+            patched.setattr(ivf.IvfIndex, "_new", lambda *_: 1 / 0)
             assert followed.search(query, 5) == docs.search(query, 5, exact=True)
             assert followed.info == docs.info and followed.stats().linked == 0
             docs._indexing.begin()
@@ -322,12 +322,13 @@ def test_arguments(db, rows):
 
 def test_closing_ends_a_change(tmp_path, rows, monkeypatch):
     begun, errors = threading.Event(), []
-    link = ivf.IvfIndex.link
+    step = ivf.IvfIndex.step
 
     def slow(self, threads=None):
         begun.set()
         threading.Event().wait(0.05)
-        return max(1, link(self, threads))
+        step(self, threads)
+        return True
 
     def change(docs):
         try:
@@ -337,7 +338,7 @@ def test_closing_ends_a_change(tmp_path, rows, monkeypatch):
 
     with vecstore.open(tmp_path) as db:
         docs = filled(db, rows)
-        monkeypatch.setattr(ivf.IvfIndex, "link", slow)
+        monkeypatch.setattr(ivf.IvfIndex, "step", slow)
         thread = threading.Thread(target=change, args=(docs,))
         thread.start()
         assert begun.wait(30)

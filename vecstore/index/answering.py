@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +27,38 @@ NO_FIGURES: Final[dict[str, Any]] = {
 
 
 class Answering(Following[S]):
-    """Searches from many threads, while one of them or another follows the writes and another looks after the index."""
+    """Searches from many threads, while one of them or another follows the writes and another looks after the index.
+
+    The work on an index comes in steps. Each is prepared in a view and done outside of one, so that no write that has
+    to grow the map waits for it; what has happened in between is sorted out by the step.
+    """
+
+    @staticmethod
+    @abc.abstractmethod
+    def scans(count: int) -> bool:
+        """Whether so few rows are scanned exactly, without codes."""
+
+    @property
+    @abc.abstractmethod
+    def to_link(self) -> int:
+        """Rows that wait to be linked or filed: none as long as there are few in all."""
+
+    @property
+    @abc.abstractmethod
+    def uneven(self) -> bool:
+        """Whether rows that came and went have left so much behind that it is worth mending."""
+
+    @abc.abstractmethod
+    def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
+        """What the next step needs of the `count` rows as they are at `lsn`; `live()` are their slots."""
+
+    @abc.abstractmethod
+    def step(self, threads: int | None = None) -> bool:
+        """Some of the work: link or file rows that wait, or mend what is uneven. Whether there is more."""
+
+    @abc.abstractmethod
+    def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
+        """A new structure of the rows at `lsn` takes the place of the old one, where nobody writes meanwhile."""
 
     @abc.abstractmethod
     def _scans_rows(self, matches: int, effort: int | None) -> bool:
@@ -35,7 +67,7 @@ class Answering(Following[S]):
     @abc.abstractmethod
     def _best(
         self,
-        graph: S,
+        structure: S,
         rows: Rows,
         allowed: npt.NDArray[np.uint8],
         matches: int,
@@ -73,11 +105,11 @@ class Answering(Following[S]):
         terms of the index: the ef of a graph, the nprobe of lists. `lsn` is the write that the caller sees, if others
         may bring the index further up meanwhile.
         """
-        graph = self.graph
-        if graph is None or self._scans_rows(matches, effort):
+        structure = self.structure
+        if structure is None or self._scans_rows(matches, effort):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         k = min(k, max(1, matches))
-        slots, scores, counts = self._best(graph, rows, allowed, matches, queries, k, effort, oversampling, threads)
+        slots, scores, counts = self._best(structure, rows, allowed, matches, queries, k, effort, oversampling, threads)
         if threshold is None and all_full(counts, k):
             found = list(zip(slots, scores, strict=True))
         else:
@@ -97,7 +129,7 @@ class Answering(Following[S]):
         threshold: float | None,
         threads: int | None,
     ) -> Found:
-        """What was found, and the rows that are there at `lsn`, but that the graph has lost since: by exact scores."""
+        """What was found, and the rows that are there at `lsn`, but that the index has lost since: by exact scores."""
         since, known = self._removals
         if lsn < since:
             return flat.search(rows, allowed, queries, k, threshold, threads)
@@ -139,11 +171,15 @@ class Answering(Following[S]):
         effort: int | None,
         threads: int | None,
     ) -> tuple[Any, Any]:
-        """Slots and scores `(n, k)`, where there is a graph and at least k rows match."""
-        graph = self.graph
-        assert graph is not None
-        slots, scores, _ = self._best(graph, rows, allowed, matches, queries, k, effort, None, threads)
+        """Slots and scores `(n, k)`, where there is a structure and at least k rows match."""
+        structure = self.structure
+        assert structure is not None
+        slots, scores, _ = self._best(structure, rows, allowed, matches, queries, k, effort, None, threads)
         return slots, scores
+
+    def figures(self) -> dict[str, Any]:
+        """What `stats()` tells of the index."""
+        return {} if self.structure is None else self.structure.figures()
 
 
 def all_full(counts: Slots, k: int) -> bool:

@@ -48,8 +48,8 @@ class Blocks:
 
     def grown(self, size: int) -> Blocks:
         """Room for so many, the first of which are these: a copy, or the same memory where that can be extended."""
-        arrays = ((self.codes, 0), (self.terms, 0), (self.slots, -1))
-        return Blocks(*(self._longer(array, size, fill) for array, fill in arrays), self.allocate)
+        codes, terms = (self._longer(array, size, 0) for array in (self.codes, self.terms))
+        return Blocks(codes, terms, self._longer(self.slots, size, -1), self.allocate)
 
     def _longer(self, array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
         extended, n = getattr(self.allocate, "extended", None), min(len(array), size)

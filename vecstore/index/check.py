@@ -86,7 +86,7 @@ def check_sample(
     index: GraphOrLists, rows: Rows, live: Slots, allowed: npt.NDArray[np.uint8], lsn: int
 ) -> list[Problem]:
     """Rows drawn at random have the codes that they would be given, and find themselves, at the write `lsn`."""
-    graph = index.graph
+    graph = index.structure
     if graph is None or not len(live):
         return []
     sample = np.sort(np.random.default_rng(lsn).choice(live, min(SAMPLE, len(live)), replace=False))

@@ -61,6 +61,7 @@ class Structure(Protocol):
     def renumber_slots(self, numbers: Slots) -> None: ...
     def held(self) -> contextlib.AbstractContextManager[dict[str, Any]]: ...
     def restore(self, parts: dict[str, Any], slots: int) -> None: ...
+    def figures(self) -> dict[str, Any]: ...
 
 
 S = TypeVar("S", bound=Structure)
@@ -73,7 +74,7 @@ class Following(abc.ABC, Generic[S]):
         self.config: Any = config
         self.kind = "float32" if quantization is None else KIND_NAMES[type(quantization)]
         self.dim, self.metric = dim, metric
-        self.graph: S | None = None
+        self.structure: S | None = None
         self._lsn = -1
         self._following = threading.Lock()
         # The write after which all removals are remembered, and those: (lsn, slots), the latest last.
@@ -87,11 +88,16 @@ class Following(abc.ABC, Generic[S]):
 
     @abc.abstractmethod
     def _made(self, config: Any, coder: Coder, fitted_on: int) -> S:
-        """A graph without rows."""
+        """A structure without rows."""
 
     @abc.abstractmethod
-    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> S | None:
-        """A graph of some rows, not linked yet; None where there are too few for one."""
+    def _new(self, rows: Rows, slots: Slots, threads: int, config: Any) -> S | None:
+        """A structure of some rows, which all wait in it; None where there are too few for one."""
+
+    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> S | None:
+        """A new structure of some rows, which all wait in it, for `replace`."""
+        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
+        return self._new(rows, live, threads or cpus(), config)
 
     # -- following the writes --------------------------------------------------------------------------------
 
@@ -120,12 +126,12 @@ class Following(abc.ABC, Generic[S]):
             if lsn <= self._lsn:
                 return
             threads = threads or cpus()
-            change = None if self.graph is None else since(self._lsn)
-            if self.graph is None or change is None:
+            change = None if self.structure is None else since(self._lsn)
+            if self.structure is None or change is None:
                 added = live()
-                graph = self._new_graph(rows, added, threads, self.config)
+                structure = self._new(rows, added, threads, self.config)
                 self._removals, self._removed_at = (lsn, ()), lsn
-                self.graph = graph
+                self.structure = structure
                 self.work += len(added)
             else:
                 added = change.added
@@ -135,9 +141,9 @@ class Following(abc.ABC, Generic[S]):
                     if len(known) == REMEMBERED:
                         since_lsn, known = known[0][0], known[1:]
                     self._removals, self._removed_at = (since_lsn, (*known, (lsn, change.removed))), lsn
-                _apply(change, self.graph, rows, threads)
-            if ids_of is not None and self.graph is not None:
-                if self._ids_lsn != self._lsn:  # the graph was replaced since
+                _apply(change, self.structure, rows, threads)
+            if ids_of is not None and self.structure is not None:
+                if self._ids_lsn != self._lsn:  # the structure was replaced since
                     added = live()
                 self._remember(added, ids_of(added), rows.slots, lsn)
             self._lsn = lsn
@@ -154,9 +160,9 @@ class Following(abc.ABC, Generic[S]):
 
     def let_go(self) -> None:
         """Know no rows any more, until it follows again."""
-        if self.graph is not None:
+        if self.structure is not None:
             with self._following:
-                self.graph, self._lsn = None, -1
+                self.structure, self._lsn = None, -1
                 self._version += 1
                 self._ids, self._ids_lsn = np.zeros(0, np.int64), -1
                 self._version += 1
@@ -176,7 +182,7 @@ class Following(abc.ABC, Generic[S]):
         return self._version == version
 
     def lost_since(self, lsn: int) -> bool:
-        """Whether the graph has lost rows after the write `lsn`."""
+        """Whether rows have gone after the write `lsn`."""
         return lsn < self._removed_at
 
     def ids(self, slots: npt.NDArray[np.int32], lsn: int) -> list[int] | None:
@@ -189,7 +195,7 @@ class Following(abc.ABC, Generic[S]):
 
     def replace(
         self,
-        graph: S | None,
+        structure: S | None,
         built_at: int,
         rows: Rows,
         lsn: int,
@@ -197,40 +203,40 @@ class Following(abc.ABC, Generic[S]):
         since: Callable[[int], Change | None],
         ids_of: Callable[[Slots], Slots] | None = None,
     ) -> bool:
-        """Put a graph of the rows at `built_at`, brought up to `lsn`, in the place of the old one; False if the index
-        has moved on from there. The rest is as for `follow`."""
+        """Put a structure of the rows at `built_at`, brought up to `lsn`, in the place of the old one; False if the
+        index has moved on from there. The rest is as for `follow`."""
         with self._following:
             if lsn < self._lsn:
                 return False
             if lsn > built_at:
-                change = None if graph is None else since(built_at)
-                if graph is None or change is None:
-                    graph = self._new_graph(rows, live(), cpus(), self.config if graph is None else graph.config)
+                change = None if structure is None else since(built_at)
+                if structure is None or change is None:
+                    structure = self._new(rows, live(), cpus(), self.config if structure is None else structure.config)
                 else:
-                    _apply(change, graph, rows, cpus())
-            if ids_of is not None and graph is not None:
-                change = None if self.graph is None else since(self._lsn)
+                    _apply(change, structure, rows, cpus())
+            if ids_of is not None and structure is not None:
+                change = None if self.structure is None else since(self._lsn)
                 added = live() if change is None else change.added
                 self._remember(added, ids_of(added), rows.slots, lsn)
             self._removals, self._removed_at = (lsn, ()), lsn
-            self.graph, self._lsn = graph, lsn
-            self.work += 0 if graph is None else graph.arrays.count
+            self.structure, self._lsn = structure, lsn
+            self.work += 0 if structure is None else structure.arrays.count
             return True
 
     @contextlib.contextmanager
     def renumbering(self, slots: Slots, before: int, lsn: int) -> Iterator[None]:
         """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
         write `lsn`. Searches of either may run: those of earlier ones scan the rows that they see."""
-        graph = self.graph
+        structure = self.structure
         # Both before the block: searches that have seen its end wait for the new numbers.
-        with self._following, contextlib.nullcontext() if graph is None else graph.changing():
+        with self._following, contextlib.nullcontext() if structure is None else structure.changing():
             yield
             if self._lsn != before:
                 return  # `follow` will find that it cannot know what has changed
             self._removals, self._removed_at = (lsn, ()), lsn
-            if self.graph is not None:
-                self.graph.renumber_slots(inverse(slots))
-                self.work += self.graph.arrays.count
+            if self.structure is not None:
+                self.structure.renumber_slots(inverse(slots))
+                self.work += self.structure.arrays.count
             self._version += 1
             known = slots < len(self._ids)
             ids = np.full(len(slots), -1, np.int64)
@@ -243,19 +249,19 @@ class Following(abc.ABC, Generic[S]):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Kept | None]:
-        """The index as it is at one write, or None while there is no graph. Within the block its arrays stay as they
-        are: rows may be added and removed meanwhile, and searched, but links wait."""
+        """The index as it is at one write, or None while there is no structure. Within the block its arrays stay as
+        they are: rows may be added and removed meanwhile, and searched, but links wait."""
         with contextlib.ExitStack() as block:
             with self._following:
-                graph, kept = self.graph, None
-                if graph is not None:
-                    parts = block.enter_context(graph.held())
+                structure, kept = self.structure, None
+                if structure is not None:
+                    parts = block.enter_context(structure.held())
                     known = self._ids_lsn == self._lsn
                     if known and len(ints := np.flatnonzero(self._ids >= 0)):
                         parts["ids"] = self._ids[: ints[-1] + 1].copy()
-                    coder = graph.arrays.coder
+                    coder = structure.arrays.coder
                     facts = {
-                        "seed": graph.config.seed, "fitted_on": graph.fitted_on, "ids_known": known,
+                        "seed": structure.config.seed, "fitted_on": structure.fitted_on, "ids_known": known,
                         "coder": b"" if isinstance(coder, Whole) else coder.to_bytes(),
                     }  # fmt: skip
                     kept = Kept(self._lsn, self.work, facts, parts)
@@ -282,9 +288,9 @@ class Following(abc.ABC, Generic[S]):
 
     def take_over(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> None:
         """Hold the rows as `parts` say; ValueError if they do not fit together."""
-        graph = self._made(config, coder, fitted_on)
-        graph.restore(parts, slots)
-        self.graph = graph
+        structure = self._made(config, coder, fitted_on)
+        structure.restore(parts, slots)
+        self.structure = structure
 
     def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
         """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
@@ -305,7 +311,7 @@ def inverse(slots: Slots) -> Slots:
     return numbers
 
 
-def _apply(change: Change, graph: Structure, rows: Rows, threads: int) -> None:
-    graph.remove(change.removed)
-    graph.remove(change.added)
-    graph.add(rows, change.added, threads)
+def _apply(change: Change, structure: Structure, rows: Rows, threads: int) -> None:
+    structure.remove(change.removed)
+    structure.remove(change.added)
+    structure.add(rows, change.added, threads)

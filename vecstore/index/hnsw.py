@@ -5,7 +5,6 @@ While there are few rows they are scanned exactly. From FIT_FROM rows on there a
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable
@@ -60,13 +59,12 @@ class HnswIndex(Answering[Graph]):
 
     @staticmethod
     def scans(count: int) -> bool:
-        """Whether so few rows are scanned exactly, without codes."""
         return count < FIT_FROM
 
     def _made(self, config: Any, coder: Coder, fitted_on: int) -> Graph:
         return Graph(config, coder, self.metric, fitted_on)
 
-    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> Graph | None:
+    def _new(self, rows: Rows, slots: Slots, threads: int, config: Any) -> Graph | None:
         if len(slots) < FIT_FROM:
             return None
         graph = self._made(config, fitted(self.kind, rows, slots, self.metric), len(slots))
@@ -75,22 +73,22 @@ class HnswIndex(Answering[Graph]):
 
     def needs_refit(self, count: int) -> bool:
         """Whether the codes were fitted on too few of the rows there are now."""
-        graph = self.graph
+        graph = self.structure
         return graph is not None and self.kind != "float32" and outgrown(graph.fitted_on, count)
 
     def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
         """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on."""
         with self._following:
-            if self.graph is None or lsn != self._lsn:
+            if self.structure is None or lsn != self._lsn:
                 return False
             # First, the dead go: their rows are gone, so that they would be left with codes that mean nothing.
-            self.graph.settle(cpus())
-            self.graph.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
+            self.structure.settle(cpus())
+            self.structure.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
             self.work += len(live)
             return True
 
     def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
-        """Do what is to be done with the `count` rows as they are at `lsn`; `link` needs but their codes."""
+        """Steps need but the codes: those are fitted anew here, if it is time."""
         if self.needs_refit(count):
             self.refit(rows, lsn, live())
 
@@ -98,47 +96,32 @@ class HnswIndex(Answering[Graph]):
 
     @property
     def to_link(self) -> int:
-        """Nodes that wait to be linked: none as long as there are few in all."""
-        graph = self.graph
+        graph = self.structure
         if graph is None or graph.arrays.count < LINK_FROM:
             return 0
         return graph.arrays.count - graph.arrays.linked
 
-    def link(self, threads: int | None = None) -> int:
-        """Link the next batch; how many nodes still wait."""
-        graph = self.graph
-        if graph is not None and (waiting := self.to_link):
-            left = graph.link(threads or cpus())
-            self.work += max(0, waiting - left)
-        return self.to_link
-
     @property
     def uneven(self) -> bool:
-        """Never: `settle` sees to it that nothing stays so."""
-        return False
+        return self.structure is not None and self.structure.unsettled()
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many of the linked nodes are dead that it cannot wait until all others are linked."""
-        graph = self.graph
-        return graph is not None and graph.dead_linked * 3 > graph.arrays.linked
-
-    def settle(self, threads: int | None = None) -> None:
-        """Upkeep, if it is worth its while."""
-        graph = self.graph
-        if graph is not None and graph.unsettled():
-            graph.settle(threads or cpus())
+    def step(self, threads: int | None = None) -> bool:
+        """Link a batch; and settle, once all are linked, or if so many of the linked are dead that it cannot wait."""
+        graph, threads = self.structure, threads or cpus()
+        if graph is None:
+            return False
+        if waiting := self.to_link:
+            left = graph.link(threads)
+            self.work += max(0, waiting - left)
+        more = self.to_link > 0
+        if self.uneven and (not more or graph.dead_linked * 3 > graph.arrays.linked):
+            graph.settle(threads)
+        return more
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
-        """A new graph of the rows at `lsn` takes the place of the old one, where nobody writes meanwhile."""
         graph = self.begun(rows, live, seed, threads=threads)
         self.link_all(graph, threads=threads)
         self.replace(graph, lsn, rows, lsn, lambda: live, lambda _: None)
-
-    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> Graph | None:
-        """A new graph of some rows, not linked yet, for `link_all` and `replace`."""
-        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
-        return self._new_graph(rows, live, threads or cpus(), config)
 
     def link_all(self, graph: Any, *, threads: int | None = None, going_on: Callable[[], bool] = lambda: True) -> None:
         """Link a new graph as long as it is `going_on`; it needs no rows."""
@@ -161,7 +144,7 @@ class HnswIndex(Answering[Graph]):
         ef: int | None,
         names: Slots = NO_NAMES,
     ) -> tuple[npt.NDArray[Any], Floats] | None:
-        graph = self.graph
+        graph = self.structure
         if graph is None or matches < k:
             return None
         arrays, asked = graph.arrays, (k, ef)
@@ -250,10 +233,6 @@ class HnswIndex(Answering[Graph]):
         least = math.ceil(k * OVERSAMPLING[self.kind])
         depth = max(least, self.config.ef) if ef is None else max(k, ef)
         return depth, min(least, depth)
-
-    def figures(self) -> dict[str, Any]:
-        """What `stats()` tells of the index."""
-        return {} if self.graph is None else self.graph.figures()
 
 
 def _walk_cost(ef: int) -> float:

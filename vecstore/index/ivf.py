@@ -1,12 +1,11 @@
 """The lists of one collection: how they are begun, filled, split and merged, and how a search of them is planned.
 
 While there are few rows they are scanned exactly. From FIT_FROM rows on there are codes, from TRAIN_FROM on lists. The
-work on lists comes in steps: `prepare` takes what a step needs of the rows, `link` does it.
+work on lists comes in steps: `prepare` takes what a step needs of the rows, `step` does it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -90,13 +89,12 @@ class IvfIndex(Answering[InvertedFile]):
 
     @staticmethod
     def scans(count: int) -> bool:
-        """Whether so few rows are scanned exactly, without codes."""
         return count < FIT_FROM
 
     def _made(self, config: Any, coder: Coder, fitted_on: int) -> InvertedFile:
         return InvertedFile(config, coder, self.metric, fitted_on, self.allocate)
 
-    def _new_graph(self, rows: Rows, slots: Slots, threads: int, config: Any) -> InvertedFile | None:
+    def _new(self, rows: Rows, slots: Slots, threads: int, config: Any) -> InvertedFile | None:
         if len(slots) < FIT_FROM:
             return None
         made = self._made(config, fitted(self.kind, rows, slots, self.metric), len(slots))
@@ -107,18 +105,17 @@ class IvfIndex(Answering[InvertedFile]):
 
     @property
     def to_link(self) -> int:
-        """Rows that wait to be filed: none as long as there are few in all."""
-        lists = self.graph
+        lists = self.structure
         if lists is None or (not lists.trained and (lists.arrays.count < TRAIN_FROM or not lists.known)):
             return 0
         return lists.arrays.tail_size
 
     def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
-        """Take what the next step needs of the rows as they are at `lsn`; or code all anew."""
-        if self.graph is not None and outgrown(self.graph.fitted_on, count):
+        """Copies of the rows that the next step moves; or all are coded anew."""
+        if self.structure is not None and outgrown(self.structure.fitted_on, count):
             self.refit(rows, lsn, live())
         with self._following:
-            lists, self._prepared = self.graph, None
+            lists, self._prepared = self.structure, None
             if lsn != self._lsn or lists is None:
                 return
             numbering = lists.numbering
@@ -126,12 +123,12 @@ class IvfIndex(Answering[InvertedFile]):
             if step is not None:
                 self._prepared = lists, numbering, step
 
-    def link(self, threads: int | None = None) -> int:
-        """Do the step that was prepared; how much is left to be done."""
+    def step(self, threads: int | None = None) -> bool:
+        """Do the step that was prepared, if there is one."""
         prepared, self._prepared = self._prepared, None
-        lists, threads = self.graph, threads or cpus()
+        lists, threads = self.structure, threads or cpus()
         if lists is None:
-            return 0
+            return False
         if prepared is not None and prepared[0] is lists:  # or they were replaced since
             _, numbering, step = prepared
             with lists.filing():
@@ -140,7 +137,7 @@ class IvfIndex(Answering[InvertedFile]):
                 else:
                     steps.do(step, lists, numbering, threads)
             self.work += len(step.slots)
-        return self.to_link + len(self._due(lists))
+        return self.to_link > 0 or self.uneven
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
         if not self.to_link and not lists.trained:
@@ -208,41 +205,23 @@ class IvfIndex(Answering[InvertedFile]):
         if self.kind not in ("int8", "int4"):
             return False
         with self._following:
-            if self.graph is None or lsn != self._lsn:
+            if self.structure is None or lsn != self._lsn:
                 return False
-            self.graph.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
+            self.structure.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
             self.work += len(live)
             return True
 
     @property
     def uneven(self) -> bool:
-        """Whether lists are to be split, dissolved or written anew."""
-        return self.graph is not None and len(self._due(self.graph)) > 0
-
-    @property
-    def crowded(self) -> bool:
-        """Never so crowded by rows that have gone that it could not wait."""
-        return False
-
-    def settle(self, threads: int | None = None) -> None:
-        """Upkeep is done by steps."""
+        return self.structure is not None and len(self._due(self.structure)) > 0
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
-        """New lists of the rows at `lsn` take the place of the old ones, where nobody writes meanwhile."""
         made = self.begun(rows, live, seed, threads=threads)
         self.replace(made, lsn, rows, lsn, lambda: live, lambda _: None)
-        left = 1
-        while left:
+        more = True
+        while more:
             self.prepare(rows, lsn, len(live), lambda: live)
-            left = self.link(threads)
-
-    def begun(self, rows: Rows, live: Slots, seed: int | None, *, threads: int | None = None) -> InvertedFile | None:
-        """A new inverted file of some rows, without lists yet, for `replace`."""
-        config = self.config if seed is None else dataclasses.replace(self.config, seed=seed)
-        return self._new_graph(rows, live, threads or cpus(), config)
-
-    def link_all(self, graph: Any, **options: Any) -> None:
-        """Lists are begun where they are searched: they need the rows."""
+            more = self.step(threads)
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -251,7 +230,7 @@ class IvfIndex(Answering[InvertedFile]):
 
     def _best(
         self,
-        graph: InvertedFile,
+        lists: InvertedFile,
         rows: Rows,
         allowed: npt.NDArray[np.uint8],
         matches: int,
@@ -261,18 +240,18 @@ class IvfIndex(Answering[InvertedFile]):
         oversampling: float | None,
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
-        arrays = graph.arrays
+        arrays = lists.arrays
         asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
         known, plan = self._planned  # most searches ask what the last one did
         if asked != known:
             plan = self._plan(arrays, *asked[2:])
             self._planned = (asked, plan)
-        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
+        slots, scores, counts = lists.search(rows, allowed, queries, k, *plan)
         # The lists that were scanned may hold too few that match: those queries scan all.
         if plan.probes < len(arrays.heads) and not all_full(counts, k):
             short = np.flatnonzero(counts[:, 0] < k)
             every = plan._replace(probes=1 << 20, threads=1)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
+            again = lists.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
             slots[short], scores[short], counts[short] = again
         return slots, scores, counts
 
@@ -299,10 +278,6 @@ class IvfIndex(Answering[InvertedFile]):
             threads = min(cpus(), count, max(1, int(cost * count / 400_000)))
         sure = 0.0 if oversampling is not None else SURE + (probes / lists if lists else 1.0)
         return Plan(probes, depth, min(depth, math.ceil(k * least)), sure, threads)
-
-    def figures(self) -> dict[str, Any]:
-        """What `stats()` tells of the index."""
-        return {} if self.graph is None else self.graph.figures()
 
 
 def lists_for(count: int, config: IVF) -> int:

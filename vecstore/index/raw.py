@@ -119,15 +119,15 @@ class Index:
 
     def _link(self, threads: int, progress: Callable[[int, int], None] | None) -> None:
         index, slabs, total = self._index, self._slabs, self._index.to_link
-        index.prepare(slabs.rows(), self._lsn, slabs.count, slabs.live_slots)
-        while (total >= MIN_TAIL and index.to_link) or index.uneven:
+        while True:
             index.prepare(slabs.rows(), self._lsn, slabs.count, slabs.live_slots)
-            index.link(threads)
+            if not (total >= MIN_TAIL and index.to_link) and not index.uneven:
+                break
+            index.step(threads)
             if progress is not None and index.to_link:
                 progress(max(0, total - index.to_link), total)
         if progress is not None:
             progress(total, total)
-        index.settle(threads)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Index:
         allowed, matches = slabs.live, slabs.count
         if filter is not None:
             allowed, matches = self._allowed(filter)
-        if filter is None and matches >= k and self._index.graph is not None:
+        if filter is None and matches >= k and self._index.structure is not None:
             slots, scores = self._index.arrays_of_best(slabs.rows(), allowed, matches, matrix, k, effort, threads)
         else:
             found = self._index.search(slabs.rows(), allowed, matches, matrix, k, effort=effort, threads=threads)
@@ -230,13 +230,13 @@ class Index:
         """Write everything into one file (a zip of NumPy arrays), which is replaced whole or not at all."""
         slabs = self._slabs
         with self._writing, contextlib.ExitStack() as block:
-            graph = self._index.graph
-            config = self.config if graph is None else graph.config
+            structure = self._index.structure
+            config = self.config if structure is None else structure.config
             parts = saved.of_index(config, self.metric, self.quantization, self.dim)
             parts |= {"rows": slabs.matrix(), "ids": slabs.ids[: slabs.size], "live": slabs.live_slots()}
-            if graph is not None:
-                parts |= saved.of_coder(graph.arrays.coder, graph.fitted_on)
-                parts |= block.enter_context(graph.held())
+            if structure is not None:
+                parts |= saved.of_coder(structure.arrays.coder, structure.fitted_on)
+                parts |= block.enter_context(structure.held())
             saved.write(path, parts)
 
     @classmethod

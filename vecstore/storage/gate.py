@@ -52,7 +52,8 @@ class Gate(abc.ABC):
         """StateError in a child of the process that opened the file."""
         if os.getpid() != self._pid:  # as `forked`, but on the way of each search
             raise StateError(
-                f"{self.path.parent} was opened before this process was forked; open it again in the child"
+                f"{self.path.parent} was opened before this process was forked, and is its parent's alone; "
+                "close it before forking, and open it in each process"
             )
 
     def _enter(self) -> None:
