@@ -297,12 +297,12 @@ class Indexing:
         self.indexer.end()
 
     def close(self) -> None:
-        """End the thread, and write a checkpoint of where it has come to."""
+        """End the thread, write a checkpoint of where it has come to, and let go of the index: whoever has kept the
+        collection need not keep that."""
         self.indexer.stop()
-        index = self.index
-        if self._read_only or index.structure is None:
-            return
         try:
+            if self._read_only or self.index.structure is None:
+                return
             with self._store.view() as view:
                 self.follow(view)
             if self.checkpoints.is_behind:
@@ -311,6 +311,8 @@ class Indexing:
             pass
         except VecstoreError as why:
             log.warning("%s of %s was not written (%s): the next open makes up for it", INDEX_FILE, self.name, why)
+        finally:
+            self.index.let_go()
 
     def compacted(self) -> None:
         """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""
