@@ -70,11 +70,16 @@ SMALL_LISTS = (
 )
 
 
+def make_lists_small(set_attribute):
+    """Let a few hundred rows have lists, in this process, by `set_attribute(module, name, value)`."""
+    for module, name, value in SMALL_LISTS:
+        set_attribute(module, name, value)
+
+
 @pytest.fixture
 def small_lists(monkeypatch):
     """A few hundred rows have lists."""
-    for module, name, value in SMALL_LISTS:
-        monkeypatch.setattr(module, name, value)
+    make_lists_small(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -133,7 +133,6 @@ _HOME = {
     **dict.fromkeys(
         ["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding", "Estimate"], "types"
     ),
-    **dict.fromkeys(["Hit", "Record", "Page", "WriteResult", "CollectionInfo", "Stats", "Finding"], "types"),
     **dict.fromkeys(["Clustering", "DuplicateGroup"], "types"),
     **dict.fromkeys(["HNSW", "IVF", "Flat", "Int8", "Int4", "Binary"], "types"),
 }

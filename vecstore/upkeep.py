@@ -18,6 +18,7 @@ from vecstore.index.codes import CodeScan
 from vecstore.index.flat import Rows
 from vecstore.means import Means
 from vecstore.storage.config import CHANGEABLE, config_of, info_of
+from vecstore.storage.failpoints import reach
 from vecstore.storage.store import Store
 from vecstore.storage.view import View, Viewing
 from vecstore.types import CollectionInfo, IndexConfig, Quantization
@@ -113,12 +114,14 @@ class Upkeep:
             made = self._others(info)
             try:
                 made.build(self._store, self._rows_of, progress, self.refuse_closed)
+                reach("index.built")
                 self._take(lambda config: dataclasses.replace(made, config=config), info)
             except BaseException:
                 made.share.give_back()
                 if made.indexing is not None:
                     made.indexing.end()
                 raise
+            reach("index.changed")
             before.share.give_back()
             if before.indexing is not None:
                 before.indexing.retire()
@@ -127,6 +130,7 @@ class Upkeep:
             else:
                 self._store.log_kept_from = None
                 self._store.checkpoint.delete()
+                reach("index.deleted")
 
     def _take(self, means: Callable[[dict[str, Any]], Means], info: CollectionInfo) -> None:
         """Keep another index, durably, and go on with it."""

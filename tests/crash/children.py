@@ -22,19 +22,26 @@ from pathlib import Path
 import numpy as np
 
 import vecstore
-from tests.conftest import make_graphs_small
+from tests.conftest import make_graphs_small, make_lists_small
 from tests.crash.plans import DIM, applied, carry_out, plan
 from vecstore import checkpoints
 from vecstore.kernels._jit import warmup
-from vecstore.storage import checkpoint, environment, failpoints, log
+from vecstore.storage import checkpoint, environment, failpoints, log, scratch
 
 RECORD = struct.Struct("<cBIH")  # kind, writer, number, length of the text that follows
 NAME = "docs"
+# One after another, as they take the place of each other.
+INDEXES = (
+    vecstore.IVF(), vecstore.IVF(nlist=9), vecstore.HNSW(), vecstore.IVF(resident=False), vecstore.Flat(),
+    vecstore.HNSW(m=8),
+)  # fmt: skip
 
 
 def main():
     out = int(sys.argv[1])
     make_graphs_small(setattr)
+    make_lists_small(setattr)
+    scratch.LEAST = 1024
     # So that each child grows its map, trims its log and writes checkpoints, often.
     environment.FIRST_MAP_SIZE = 1 << 20
     log.KEEP, log.TRIM_AT_ONCE = 32, 8
@@ -86,7 +93,10 @@ class Child:
         self.out, self.order = out, order
         self.models = pickle.loads(Path(order["models"]).read_bytes())
         self.db = vecstore.open(order["folder"], **order["options"])
-        self.docs = self.db.create_collection(NAME, DIM, exist_ok=True)
+        if NAME in self.db.list_collections():
+            self.docs = self.db.get_collection(NAME)
+        else:
+            self.docs = self.db.create_collection(NAME, DIM, index=INDEXES[order["seed"] % len(INDEXES)])
 
     def run(self):
         tell(self.out, b"o")
@@ -125,14 +135,19 @@ class Child:
             time.sleep(0.002)
 
     def keep_house(self):
-        """What happens now and then: another collection is made, filled and dropped, and this one compacted."""
-        turn = 0
+        """What happens now and then: another collection is made, filled and dropped, and this one is compacted, copied,
+        and given another index."""
+        changes = str(self.order["failpoint"]).startswith("index.")
+        turn = sum(number for _, number in self.models.values())  # each child begins elsewhere
         while True:
             with contextlib.suppress(vecstore.CollectionNotFoundError):
                 self.db.drop_collection("other")
             other = self.db.create_collection("other", 3, "l2", index=vecstore.Flat())
             other.insert(range(10), np.eye(10, 3) + 1)
             turn += 1
+            if turn % 3 == 0 or changes:
+                now = INDEXES.index(self.docs.info.index)
+                self.docs.set_index(INDEXES[(now + 1) % len(INDEXES)], quantization="auto")
             if turn % 2:
                 self.docs.compact()
             if turn % 3 == 1:

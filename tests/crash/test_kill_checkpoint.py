@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import vecstore
+from tests.conftest import ROOT
 from vecstore.storage import checkpoint, failpoints, log
 
 DIM = 16
@@ -21,15 +22,17 @@ import os, sys
 import numpy as np
 import vecstore
 from vecstore import checkpoints
-from vecstore.index import graph, hnsw
+from tests.conftest import make_graphs_small, make_lists_small
 from vecstore.storage import checkpoint, log
-hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
+make_graphs_small(setattr)
+make_lists_small(setattr)
 checkpoints.BUSY_ROWS = checkpoints.IDLE_ROWS = 64
 checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
 checkpoint.PIECE_BYTES = 4096
 checkpoint.AT_ONCE = 1 << 14 if int(sys.argv[3]) % 2 == 0 else 1 << 24
 log.KEEP, log.TRIM_AT_ONCE = 4, 2
-docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", exist_ok=True)
+index = vecstore.IVF(nprobe=100) if sys.argv[4] == "lists" else vecstore.HNSW()
+docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", index=index, exist_ok=True)
 seed = int(sys.argv[3])
 random = np.random.default_rng(seed)
 for n in range(40):
@@ -44,8 +47,9 @@ for n in range(40):
         docs.wait_indexed(60)
 docs.close()
 """
-LATER = [("checkpoint.piece", 17)]
-KILLS = 300 if os.environ.get("VECSTORE_TEST_EFFORT") == "many" else 3
+KINDS = ["graph", "lists"]
+MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
+KILLS = 300 if MANY else 3
 
 
 def applied(rows, seed, count):
@@ -61,12 +65,13 @@ def applied(rows, seed, count):
     return rows
 
 
-def killed(path, seed, failpoint=None, after=None):
+def killed(path, kind, seed, failpoint=None, after=None):
     """Run the writer until the failpoint, or until it is killed `after` some rounds; the rounds that it told of."""
-    environment = {**os.environ, "PYTHONPATH": os.fspath(Path(vecstore.__file__).parents[1])}
+    roots = map(os.fspath, (Path(vecstore.__file__).parents[1], ROOT))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
     if failpoint is not None:
         environment[failpoints.VARIABLE] = failpoint
-    command = [sys.executable, "-c", WRITER, path, str(DIM), str(seed)]
+    command = [sys.executable, "-c", WRITER, path, str(DIM), str(seed), kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
         told = []
         for line in child.stdout:
@@ -86,7 +91,8 @@ def verified(path, rows, seed, told):
         for linked in (False, True):
             if linked:
                 docs.wait_indexed(60)
-            hits = docs.search(np.array(list(found.values())), 1, ef=200)
+            effort = {"ef": 200} if docs.info.index == vecstore.HNSW() else {"nprobe": 200}
+            hits = docs.search(np.array(list(found.values())), 1, **effort)
             assert [one[0].id for one in hits] == list(found)
         stats = docs.stats()
         assert stats.linked + stats.tail == stats.count
@@ -99,36 +105,44 @@ def verified(path, rows, seed, told):
 
 
 @pytest.fixture
-def settings(small_graphs, monkeypatch):
+def settings(small_graphs, small_lists, monkeypatch):
     """Those of the writer."""
     monkeypatch.setattr(checkpoint, "PIECE_BYTES", 4096)
     monkeypatch.setattr(log, "KEEP", 4)
     monkeypatch.setattr(log, "TRIM_AT_ONCE", 2)
 
 
-@pytest.mark.parametrize(("failpoint", "count"), [(point, 1) for point in failpoints.CHECKPOINT] + LATER)
-def test_at_a_failpoint(tmp_path, settings, failpoint, count, caplog):
+@pytest.mark.parametrize(
+    ("kind", "failpoint", "count"),
+    [
+        *(("graph", point, 1) for point in failpoints.CHECKPOINT),
+        ("graph", "checkpoint.piece", 17),
+        *(("lists", point, 5) for point in (failpoints.CHECKPOINT if MANY else ["checkpoint.header"])),
+    ],
+)
+def test_at_a_failpoint(tmp_path, settings, kind, failpoint, count, caplog):
     rows = {}
     if failpoint == "checkpoint.deleted":
-        _, told = killed(tmp_path, 1, after=(12, 0))
+        _, told = killed(tmp_path, kind, 1, after=(12, 0))
         rows = verified(tmp_path, {}, 1, told)
         index = tmp_path / "collections" / "docs" / "index.mdb"
         index.write_bytes(index.read_bytes()[:-9000])
         caplog.clear()
-    code, told = killed(tmp_path, 2, f"{failpoint}:{count}")
+    code, told = killed(tmp_path, kind, 2, f"{failpoint}:{count}")
     assert code == -signal.SIGKILL
     rows = verified(tmp_path, rows, 2, told)
     if failpoint in ("checkpoint.deleted", "checkpoint.header"):
-        code, told = killed(tmp_path, 3)
+        code, told = killed(tmp_path, kind, 3)
         assert (code, told) == (0, 40)
         verified(tmp_path, rows, 3, told)
     assert not [one for one in caplog.records if "damaged" in one.getMessage()]
 
 
-def test_at_random(tmp_path, settings, caplog):
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_random(tmp_path, settings, kind, caplog):
     seed = int(os.environ.get("VECSTORE_SEED", "1"))
     generator, rows = random.Random(seed), {}
     for kill in range(KILLS):
-        _, told = killed(tmp_path, kill, after=(generator.randrange(1, 38), generator.random() * 0.03))
+        _, told = killed(tmp_path, kind, kill, after=(generator.randrange(1, 38), generator.random() * 0.03))
         rows = verified(tmp_path, rows, kill, told)
     assert not [one for one in caplog.records if "index.mdb" in one.getMessage()]

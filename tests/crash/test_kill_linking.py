@@ -1,4 +1,4 @@
-"""A writer is killed while its rows are being linked: no graph is stored, so that none can lack a row."""
+"""A writer is killed while its rows are being linked or filed: no index is stored, so that none can lack a row."""
 
 import json
 import os
@@ -14,12 +14,14 @@ import pytest
 import vecstore
 from vecstore.index.hnsw import LINK_FROM
 
+MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
 DIM = 8
 WRITER = """
 import os, sys
 import numpy as np
 import vecstore
-docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", exist_ok=True)
+index = vecstore.IVF() if sys.argv[4] == "lists" else vecstore.HNSW()
+docs = vecstore.open(sys.argv[1]).create_collection("docs", int(sys.argv[2]), "l2", index=index, exist_ok=True)
 first = int(sys.argv[3])
 vectors = np.random.default_rng(first).standard_normal((3000, docs.dim)).astype(np.float32)
 for n in range(0, 3000, 500):
@@ -36,15 +38,16 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("seed", range(1, 11 if os.environ.get("VECSTORE_TEST_EFFORT") == "many" else 2))
-def test_rows_that_were_being_linked_when_the_writer_was_killed_are_found(tmp_path, seed):
+@pytest.mark.parametrize("seed", range(1, 11 if MANY else 2))
+@pytest.mark.parametrize("kind", ["graph", "lists"] if MANY else ["graph"])
+def test_rows_that_were_being_linked_when_the_writer_was_killed_are_found(tmp_path, kind, seed):
     rng = random.Random(seed)
     environment = {**os.environ, "PYTHONPATH": os.fspath(Path(vecstore.__file__).parents[1])}
     expected = {}
     for round_ in range(4):
         first = round_ * 3000
         vectors = np.random.default_rng(first).standard_normal((3000, DIM)).astype(np.float32)
-        command = [sys.executable, "-c", WRITER, tmp_path / "db", str(DIM), str(first)]
+        command = [sys.executable, "-c", WRITER, tmp_path / "db", str(DIM), str(first), kind]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         ) as child:
@@ -66,7 +69,8 @@ def test_rows_that_were_being_linked_when_the_writer_was_killed_are_found(tmp_pa
                     docs.wait_indexed(60)
                     assert docs.stats().linked == len(docs) or len(docs) < LINK_FROM
                 some = [*rng.sample(list(expected), 100), first + 1]
-                best = docs.search(np.array([expected[one] for one in some]), 1, ef=100)
+                effort = {"ef": 100} if kind == "graph" else {"nprobe": 100}
+                best = docs.search(np.array([expected[one] for one in some]), 1, **effort)
                 lost = [one for one, hits in zip(some, best, strict=True) if hits[0].id != one]
                 # The call that was under way may have taken place: a replacement of that one row.
                 assert set(lost) <= {first + 1}

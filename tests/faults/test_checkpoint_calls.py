@@ -15,7 +15,7 @@ from vecstore.testing.faults import Fail, Short, storage_calls
 
 pytestmark = [
     pytest.mark.skipif(faults.unavailable() is not None, reason=str(faults.unavailable())),
-    pytest.mark.usefixtures("small_graphs"),
+    pytest.mark.usefixtures("small_graphs", "small_lists"),
 ]
 
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
@@ -32,10 +32,19 @@ def of_index(call):
     return "index.mdb" in call.path and not call.path.endswith("-lock")
 
 
+INDEXES = [vecstore.HNSW(m=8), vecstore.IVF(nprobe=100)]
+
+
 @pytest.fixture
-def base(tmp_path):
+def index():
+    """That of most tests."""
+    return INDEXES[0]
+
+
+@pytest.fixture
+def base(tmp_path, index):
     with vecstore.open(tmp_path / "base") as db:
-        docs = db.create_collection("docs", DIM, index=vecstore.HNSW(m=8))
+        docs = db.create_collection("docs", DIM, index=index)
         docs.insert(range(320), ROWS[:320])
         docs.wait_indexed(60)
     return tmp_path / "base"
@@ -80,7 +89,7 @@ def run(base, path, fault):
     return next(seen), told
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("index", "first"), [(INDEXES[0], False), (INDEXES[0], True), (INDEXES[1], False)])
 def test_any_call_of_a_checkpoint_that_fails(base, tmp_path, first):
     if first:
         (base / "collections" / "docs" / "index.mdb").unlink()
@@ -97,7 +106,7 @@ def test_any_call_of_a_checkpoint_that_fails(base, tmp_path, first):
     assert errors > 0
 
 
-@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize(("index", "way"), [*((INDEXES[0], way) for way in range(3)), (INDEXES[1], 1)])
 def test_a_disk_that_refuses_every_checkpoint_of_the_thread(base, tmp_path, way, monkeypatch):
     for name in ("BUSY_ROWS", "IDLE_ROWS", "BUSY_SHARE", "IDLE_SHARE", "REST"):
         monkeypatch.setattr(checkpoints, name, 0)

@@ -1,6 +1,7 @@
 """Makes the database of this folder in the format of the vecstore at hand: `python tests/golden/make.py FOLDER`.
 
 One is kept for each format that ever was, made by the code of its time, and opened by every test run from then on.
+`lists` came to format 2 later, and is of the code of that time.
 """
 
 import sys
@@ -11,7 +12,7 @@ import lmdb
 import numpy as np
 
 import vecstore
-from vecstore.index import graph, hnsw
+from vecstore.index import graph, hnsw, ivf
 
 DIM = 4
 ROWS = 400
@@ -47,12 +48,14 @@ def fill(docs):
 
 
 def main(target):
-    """Write the files of both collections, without free pages."""
+    """Write the files of all collections, without free pages."""
     hnsw.FIT_FROM, hnsw.LINK_FROM, graph.MIN_BATCH = 100, 300, 32
+    ivf.FIT_FROM, ivf.TRAIN_FROM, ivf.LEAST_LONGEST, ivf.LISTS_PER_ROOT = 100, 300, 24, 1.0
     with tempfile.TemporaryDirectory() as scratch:
         with vecstore.open(scratch) as db:
             fill(db.create_collection("flat", DIM, "l2", index=vecstore.Flat()))
             fill(db.create_collection("graph", DIM, "cosine", index=vecstore.HNSW(m=8, ef_construction=32)))
+            fill(db.create_collection("lists", DIM, "cosine", index=vecstore.IVF(), quantization=vecstore.Binary()))
         for source in [Path(scratch, "VECSTORE"), *Path(scratch).glob("collections/*/*.mdb")]:
             copy = target / source.relative_to(scratch)
             copy.parent.mkdir(parents=True, exist_ok=True)

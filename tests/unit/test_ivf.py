@@ -205,6 +205,25 @@ def test_lists_of_a_raw_index_are_looked_after_when_rows_only_go():
     sound(index, {one: row for one, row in enumerate(clustered(2000)) if one >= 1900})
 
 
+def test_a_tail_whose_rows_have_all_gone_is_cleared_for_good(tmp_path):
+    with vecstore.open(tmp_path) as db:
+        docs = db.create_collection("docs", DIM, "l2", index=vecstore.IVF())
+        docs.insert(range(500), clustered(500))
+        docs.wait_indexed(30)
+        docs._indexing.indexer.stop()
+        docs.insert(range(500, 540), clustered(40, 3))
+        docs.search(np.zeros(DIM), 1)
+        docs.delete(range(500, 540))
+        docs.search(np.zeros(DIM), 1)
+        docs._indexing.checkpoints.write()
+        assert docs._index.structure.arrays.tail_size == 40
+        assert docs._indexing._prepare()
+        docs._index.step()
+        assert docs._index.structure.arrays.tail_size == 0
+    with vecstore.open(tmp_path) as db:
+        assert db.get_collection("docs")._index.structure.arrays.tail_size == 0
+
+
 def longest(parts):
     return int(parts["sizes"].argmax())
 

@@ -244,7 +244,8 @@ def test_scores_that_reach_their_bounds():
 
 
 def run_suites(**environment):
-    suites = [__file__, __file__.replace("test_kernels", "test_kernels_scans")]
+    names = ("test_kernels", "test_kernels_scans", "test_list_kernels")
+    suites = [__file__.replace("test_kernels", name) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *suites]
     child = {**os.environ, "VECSTORE_TEST_CHILD": "1", **environment}
     done = subprocess.run(command, env=child, capture_output=True, text=True, timeout=300, check=False)

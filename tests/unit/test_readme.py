@@ -1,4 +1,4 @@
-"""The embedded examples of the README run as printed."""
+"""The examples of the README that need no server run as printed."""
 
 import os
 import re
@@ -22,9 +22,20 @@ def run(code, folder):
     return done.stdout.splitlines()
 
 
+def blocks(word):
+    """The examples in which a word stands."""
+    every = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    return [block for block in every if word in block]
+
+
+def test_the_example_of_an_index_by_itself_runs_in_an_empty_folder(tmp_path):
+    (block,) = blocks("vecstore.Index(")
+    assert run(f"{block}\nprint(len(index), ids.shape)", tmp_path) == ["4997 (200, 10)"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sample.index"]
+
+
 def test_the_embedded_examples_run_in_an_empty_folder(tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    first, second = (block for block in blocks if "vecstore.open(" in block)
+    first, second = blocks("vecstore.open(")
     for _ in range(2):  # a second run finds what the first has left
         lines = run(first, tmp_path)
         assert len(lines) == 3

@@ -208,3 +208,18 @@ def test_an_index_file_that_cannot_be_opened_is_no_obstacle(folder, rows, warnin
         docs.wait_indexed(60)
         assert [hit.id for hit in docs.search(rows(1, DIM, seed=5)[0], 1)] == [5]
     assert "was not written" in warnings()[-1]
+
+
+def test_upkeep_behind_the_last_checkpoint_is_kept_by_the_close(tmp_path, rows, small_graphs):
+    with vecstore.open(tmp_path) as db:
+        docs = db.create_collection("docs", 16, "l2", index=vecstore.HNSW(m=8))
+        docs.insert(range(600), rows(600, 16))
+        docs.wait_indexed(60)
+        docs._indexing.indexer.stop()
+        docs.delete(range(200))
+        docs.search(np.zeros(16), 1)
+        docs._indexing.checkpoints.write()
+        docs._index.step()
+        settled = docs._index.structure.links_by_slot()
+    with vecstore.open(tmp_path) as db:
+        assert db.get_collection("docs")._index.structure.links_by_slot() == settled

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vecstore_server import Config, Server
 
 import vecstore
+from vecstore.index import ivf
 from vecstore.verbs.collection import CollectionVerbs
 from vecstore.verbs.database import DatabaseVerbs
 
@@ -213,6 +214,8 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: c(db, "graph").search(E[1], ef=64, exact=True),
     lambda db: c(db, "graph").search(E[1], hnsw_ef=64),
     lambda db: c(db, "codes").search(E[1], ef=64),
+    lambda db: c(db, "graph").search(E[1], nprobe=8),
+    lambda db: c(db, "codes").search(E[1], nprobe=8),
     lambda db: c(db).search(E[:0]),
     lambda db: c(db).search(E[1], 0),
     lambda db: c(db).search(E[1], k=2.0),
@@ -312,11 +315,66 @@ CALLS: list[Callable[[DatabaseVerbs], Any]] = [
     lambda db: (db.drop_collection("c-l2"), db.create_collection("c-l2", 2), c(db, "l2").insert(1, [1, 0])),
 ]  # fmt: skip
 
+LIST_CALLS: list[Callable[[DatabaseVerbs], Any]] = [
+    lambda db: (c(db, "lists").search(E, 30, nprobe=2), c(db, "lists").search(E, 30, nprobe=20)),
+    lambda db: (c(db, "lists").search(E[1], 3, with_payload=False), c(db, "lists").search(E[1], 30, oversampling=1)),
+    lambda db: c(db, "lists").search(E[1], 400, nprobe=1),
+    lambda db: c(db, "lists").search(E, 20, filter={"n": 7}, nprobe=np.int32(1), score_threshold=0.5),
+    lambda db: c(db, "lists").search(E[1], nprobe=0),
+    lambda db: c(db, "lists").search(E[1], nprobe=65_537),
+    lambda db: c(db, "lists").search(E[1], nprobe="8"),
+    lambda db: c(db, "lists").search(E[1], nprobe=8, exact=True),
+    lambda db: c(db, "lists").search(E[1], ef=8),
+    lambda db: c(db, "lists").search(E[1], probes=8),
+    lambda db: (c(db, "lists").compact(), c(db, "lists").search(E, 30), c(db, "lists").check()),
+    lambda db: (rows := c(db, "lists"), rows.delete(range(0, 1500, 3)), rows.update(1, E[0]), rows.wait_indexed(60),
+                rows.search(E, 30, nprobe=30), rows.check()),
+    lambda db: (rows := c(db, "lists"), rows.set_index(vecstore.IVF(nlist=20, nprobe=1)), rows.info, rows.search(E, 30),
+                replace(rows.stats(), checkpoint_lsn=0)),
+    lambda db: (rows := c(db, "lists"), rows.set_index(vecstore.IVF(resident=False), quantization=vecstore.Binary()),
+                rows.info, rows.search(E, 30), rows.search(E, 30, nprobe=3), replace(rows.stats(), checkpoint_lsn=0)),
+    lambda db: (rows := c(db, "lists"), rows.set_index(vecstore.HNSW(), quantization="auto"), rows.search(E, 3, ef=300),
+                rows.search(E, nprobe=3)),
+    lambda db: (rows := c(db, "lists"), rows.rebuild(seed=5), rows.search(E, 30, nprobe=2), rows.stats().lists),
+    # by another handle, which remotely has not seen what has become of the collection
+    lambda db: (rows := c(db, "graph"), c(db, "graph").set_index(vecstore.IVF(nlist=9)), rows.search(E, 3, nprobe=9),
+                rows.info),
+    lambda db: (rows := c(db, "lists"), c(db, "lists").set_index(vecstore.HNSW()), rows.search(E, 3, nprobe=9)),
+    lambda db: (rows := c(db, "lists"), c(db, "lists").set_index(vecstore.Flat(), quantization=None), rows.rebuild()),
+    lambda db: (c(db, "lists").estimate(), c(db, "lists").estimate(10**6, quantization=vecstore.Binary()),
+                c(db, "lists").estimate(10**6, index=vecstore.IVF(resident=False))),
+    lambda db: (c(db, "lists").near_duplicates(0.999), c(db, "lists").cluster(5), c(db, "lists").outliers(4)),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize("number", range(len(CALLS)))
 def test_the_same_call_has_the_same_outcome(both: tuple[DatabaseVerbs, DatabaseVerbs], number: int) -> None:
     embedded, remote = (outcome(CALLS[number], db) for db in both)
     assert embedded == remote, inspect.getsource(CALLS[number])
+
+
+@pytest.fixture
+def both_with_lists(
+    both: tuple[DatabaseVerbs, DatabaseVerbs], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[DatabaseVerbs, DatabaseVerbs]]:
+    """The same, and one more with lists; the server is in this process."""
+    monkeypatch.setattr(ivf, "TRAIN_FROM", 1200)
+    for db in both:
+        rows = db.create_collection("c-lists", 4, index=vecstore.IVF(nlist=20, nprobe=4), quantization=vecstore.Int4())
+        matrix = np.random.default_rng(0).standard_normal((1500, 4))
+        rows.insert(range(1500), matrix, [{"n": n % 50} for n in range(1500)])
+        rows.wait_indexed(60)  # what lists find depends on whether rows are in them
+    yield both
+    for db in both:
+        db.drop_collection("c-lists")
+
+
+@pytest.mark.parametrize("number", range(len(LIST_CALLS)))
+def test_the_same_call_on_lists_has_the_same_outcome(
+    both_with_lists: tuple[DatabaseVerbs, DatabaseVerbs], number: int
+) -> None:
+    embedded, remote = (outcome(LIST_CALLS[number], db) for db in both_with_lists)
+    assert embedded == remote, inspect.getsource(LIST_CALLS[number])
 
 
 @settings(max_examples=25, deadline=None)

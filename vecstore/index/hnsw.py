@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.answering import FIT_FROM, Answering, all_full
+from vecstore.index.answering import FIT_FROM, Answering
 from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.calls import NO_IDS, NO_NAMES, Call
 from vecstore.index.fitting import fitted, outgrown
@@ -52,7 +52,6 @@ class HnswIndex(Answering[Graph]):
 
     def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
         super().__init__(config, quantization, dim, metric)
-        self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
         self._calls: deque[Call] = deque(maxlen=64)
 
     # -- making graphs ---------------------------------------------------------------------------------------
@@ -116,6 +115,7 @@ class HnswIndex(Answering[Graph]):
         more = self.to_link > 0
         if self.uneven and (not more or graph.dead_linked * 3 > graph.arrays.linked):
             graph.settle(threads)
+            self.work += 1  # what a checkpoint from before does not have
         return more
 
     def rebuild(self, rows: Rows, lsn: int, live: Slots, seed: int | None, *, threads: int | None = None) -> None:
@@ -172,33 +172,10 @@ class HnswIndex(Answering[Graph]):
     def _scans_rows(self, matches: int, effort: int | None) -> bool:
         return matches * ROW <= _walk_cost(effort or self.config.ef) and matches <= FIT_FROM
 
-    def _best(
-        self,
-        graph: Graph,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        matches: int,
-        queries: Floats,
-        k: int,
-        ef: int | None,
-        oversampling: float | None,
-        threads: int | None,
-    ) -> tuple[Any, Any, Any]:
-        n = len(queries)
-        arrays = graph.arrays
-        asked = (arrays.serial, self.config, matches, k, ef, oversampling, n, threads)
-        known, plan = self._planned  # most searches ask what the last one did
-        if asked != known:
-            plan = self._plan(arrays, *asked[2:])
-            self._planned = (asked, plan)
-        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
-        # A walk may end among rows that do not match: those queries scan.
-        if not plan.scan and not all_full(counts, k):
-            short = np.flatnonzero(counts[:, 0] < k)
-            scan = plan._replace(scan=True, ef=plan.depth, threads=1)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *scan)
-            slots[short], scores[short], counts[short] = again
-        return slots, scores, counts
+    def _widest(self, plan: Plan, arrays: Arrays) -> Plan | None:
+        # A walk may end among rows that do not match.
+        del arrays
+        return None if plan.scan else plan._replace(scan=True, ef=plan.depth, threads=1)
 
     def _plan(
         self,

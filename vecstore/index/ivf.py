@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from vecstore.index import steps
-from vecstore.index.answering import FIT_FROM, Answering, all_full
+from vecstore.index.answering import FIT_FROM, Answering
 from vecstore.index.arrays import Coder, Floats, Ints, aligned
 from vecstore.index.blocks import Allocate, Lists
 from vecstore.index.fitting import fitted, outgrown
@@ -84,7 +83,6 @@ class IvfIndex(Answering[InvertedFile]):
         self.allocate = allocate
         if self.kind == "binary":
             self.kind = "list-binary"
-        self._planned: tuple[Any, Plan] = (None, Plan(0, 0, 0, 0, 1))
         self._prepared: tuple[InvertedFile, int, Step] | None = None
 
     @staticmethod
@@ -136,7 +134,7 @@ class IvfIndex(Answering[InvertedFile]):
                     steps.train(step, lists, lists_for(max(1, lists.known), lists.config), threads)
                 else:
                     steps.do(step, lists, numbering, threads)
-            self.work += len(step.slots)
+            self.work += max(1, len(step.slots))  # also where all of its rows have gone
         return self.to_link > 0 or self.uneven
 
     def _next_step(self, lists: InvertedFile, rows: Rows, live: Callable[[], Slots]) -> Step | None:
@@ -228,32 +226,9 @@ class IvfIndex(Answering[InvertedFile]):
     def _scans_rows(self, matches: int, effort: int | None) -> bool:
         return matches <= FIT_FROM and matches * ROW <= (effort or self.config.nprobe) * LIST * 4
 
-    def _best(
-        self,
-        lists: InvertedFile,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        matches: int,
-        queries: Floats,
-        k: int,
-        effort: int | None,
-        oversampling: float | None,
-        threads: int | None,
-    ) -> tuple[Any, Any, Any]:
-        arrays = lists.arrays
-        asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
-        known, plan = self._planned  # most searches ask what the last one did
-        if asked != known:
-            plan = self._plan(arrays, *asked[2:])
-            self._planned = (asked, plan)
-        slots, scores, counts = lists.search(rows, allowed, queries, k, *plan)
-        # The lists that were scanned may hold too few that match: those queries scan all.
-        if plan.probes < len(arrays.heads) and not all_full(counts, k):
-            short = np.flatnonzero(counts[:, 0] < k)
-            every = plan._replace(probes=1 << 20, threads=1)
-            again = lists.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
-            slots[short], scores[short], counts[short] = again
-        return slots, scores, counts
+    def _widest(self, plan: Plan, arrays: Lists) -> Plan | None:
+        # The lists that were scanned may hold too few that match.
+        return None if plan.probes >= len(arrays.heads) else plan._replace(probes=1 << 20, threads=1)
 
     def _plan(
         self,

@@ -1,4 +1,5 @@
-"""Searches of a graph from many threads while rows come and go, and while nodes are linked, swept and numbered anew."""
+"""Searches of a graph or of lists from many threads while rows come and go, and while nodes are linked, swept and
+numbered anew, or lists are filled, split and dissolved."""
 
 import os
 import threading
@@ -8,11 +9,16 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore.index import graph
+from vecstore.index import graph, ivf
 
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
-KINDS = ["auto", vecstore.Int4(), vecstore.Binary(), None]
-names = {"ids": lambda kind: getattr(type(kind), "__name__", str(kind)) if kind != "auto" else "auto"}
+GRAPH, LISTS = vecstore.HNSW(), vecstore.IVF()
+KINDS = [
+    *((GRAPH, kind) for kind in ("auto", vecstore.Int4(), vecstore.Binary(), None)),
+    *((LISTS, kind) for kind in (vecstore.Int8(), vecstore.Binary())),
+]
+names = {"ids": lambda one: one if isinstance(one, str) else getattr(type(one), "__name__", str(one))}
+pytestmark = pytest.mark.usefixtures("small_graphs", "small_lists")
 
 
 class Threads:
@@ -63,11 +69,17 @@ def sound(hits, k, metric="l2"):
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("kind", KINDS, **names)
-def test_no_row_is_found_twice_while_nodes_are_linked(db, rows, small_graphs, monkeypatch, threads, kind):
-    """Not by a walk over links that are made meanwhile, and once more in the tail."""
+def widened(index, ef, nprobe):
+    """How far a search goes, in the terms of the index."""
+    return {"ef": ef} if index == GRAPH else {"nprobe": nprobe}
+
+
+@pytest.mark.parametrize(("index", "kind"), KINDS, **names)
+def test_no_row_is_found_twice_while_nodes_are_linked(db, rows, monkeypatch, threads, index, kind):
+    """Not by a walk over links that are made meanwhile or in a list that is filled, and once more in the tail."""
     monkeypatch.setattr(graph, "MIN_BATCH", 512)
-    docs = db.create_collection("docs", 16, "l2", quantization=kind)
+    monkeypatch.setattr(ivf, "BATCH", 512)
+    docs = db.create_collection("docs", 16, "l2", index=index, quantization=kind)
     vectors = rows(12_000, 16)
     docs.insert(range(4000), vectors[:4000])
     docs.wait_indexed(60)
@@ -75,7 +87,7 @@ def test_no_row_is_found_twice_while_nodes_are_linked(db, rows, small_graphs, mo
 
     def search(seed):
         near = vectors[newest[0] + seed * 97 : newest[0] + 1000 : 500]
-        for hits in docs.search(near, 10, ef=10, oversampling=None if kind is None else 1):
+        for hits in docs.search(near, 10, **widened(index, 10, 3), oversampling=None if kind is None else 1):
             sound(hits, 10)
 
     for seed in range(3):
@@ -87,15 +99,15 @@ def test_no_row_is_found_twice_while_nodes_are_linked(db, rows, small_graphs, mo
     threads.stop()
 
 
-@pytest.mark.parametrize("kind", KINDS, **names)
-def test_no_row_is_missed_while_it_is_replaced(db, rows, small_graphs, threads, kind):
+@pytest.mark.parametrize(("index", "kind"), KINDS, **names)
+def test_no_row_is_missed_while_it_is_replaced(db, rows, threads, index, kind):
     """A search sees the old row or the new one, whichever of the two commits it belongs to."""
-    docs = db.create_collection("docs", 16, "l2", quantization=kind)
+    docs = db.create_collection("docs", 16, "l2", index=index, quantization=kind)
     docs.insert(range(1000), rows(1000, 16), [{"n": 0}] * 1000)
     docs.wait_indexed(60)
 
     def all_of_them():
-        hits = docs.search(np.zeros(16), 1000, ef=2000, with_vectors=True)
+        hits = docs.search(np.zeros(16), 1000, **widened(index, 2000, 2000), with_vectors=True)
         sound(hits, 1000)
         assert len({hit.payload["n"] for hit in hits if hit.id < 60}) == 1, "a commit is seen whole"
         for hit in hits[::50]:
@@ -109,10 +121,17 @@ def test_no_row_is_missed_while_it_is_replaced(db, rows, small_graphs, threads, 
     assert docs.check() == []
 
 
-@pytest.mark.parametrize(("metric", "kind"), [("cosine", "auto"), ("l2", vecstore.Int4()), ("dot", None)])
-def test_eight_threads_search_while_rows_come_and_go(db, rows, true_scores, small_graphs, threads, metric, kind):
+@pytest.mark.parametrize(
+    ("index", "metric", "kind"),
+    [
+        (GRAPH, "cosine", "auto"), (GRAPH, "l2", vecstore.Int4()), (GRAPH, "dot", None),
+        (LISTS, "cosine", vecstore.Int8()), (LISTS, "l2", vecstore.Int4()), (LISTS, "dot", None),
+    ],
+    **names,
+)  # fmt: skip
+def test_eight_threads_search_while_rows_come_and_go(db, rows, true_scores, threads, index, metric, kind):
     dim, n = 24, 2000
-    docs = db.create_collection("docs", dim, metric, quantization=kind)
+    docs = db.create_collection("docs", dim, metric, index=index, quantization=kind)
     docs.insert(range(n), rows(n, dim))
     mutex = threading.Lock()
     gone, there = {}, {}  # ids that were deleted for good; the vectors of inserts that have returned
@@ -164,3 +183,4 @@ def test_eight_threads_search_while_rows_come_and_go(db, rows, true_scores, smal
     for one, vector in list(there.items())[-50:]:
         assert one in [hit.id for hit in docs.search(vector, 5 if metric != "dot" else 200)]
     assert docs.check() == []
+    assert index == GRAPH or stats.lists > 20
