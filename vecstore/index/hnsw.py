@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vecstore.index.answering import FIT_FROM, Answering
 from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.calls import NO_IDS, NO_NAMES, Call
-from vecstore.index.fitting import fitted
+from vecstore.index.fitting import fitted, outgrown
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.graph import Graph
 from vecstore.index.nodes import Slots
@@ -25,8 +25,6 @@ from vecstore.types import HNSW, Metric, Quantization
 
 # Fewer codes are scanned in the time of a walk: 4,000 codes of 192 bytes take some 30 us.
 LINK_FROM: Final = 4000
-# A quantizer fitted on fewer rows than this is fitted once more when there are ten times as many.
-REFIT_BELOW, REFIT_GROWTH = 10_000, 10
 
 # Candidates that are rescored for each hit at least, unless the search says otherwise, by kind of codes: so many tell
 # how far off the estimates are.
@@ -75,12 +73,7 @@ class HnswIndex(Answering[Graph]):
     def needs_refit(self, count: int) -> bool:
         """Whether the codes were fitted on too few of the rows there are now."""
         graph = self.structure
-        return (
-            graph is not None
-            and self.kind != "float32"
-            and graph.fitted_on < REFIT_BELOW
-            and count >= graph.fitted_on * REFIT_GROWTH
-        )
+        return graph is not None and self.kind != "float32" and outgrown(graph.fitted_on, count)
 
     def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
         """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on."""

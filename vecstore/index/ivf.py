@@ -16,7 +16,7 @@ from vecstore.index import steps
 from vecstore.index.answering import FIT_FROM, Answering
 from vecstore.index.arrays import Coder, Floats, Ints, aligned
 from vecstore.index.blocks import Allocate, Lists
-from vecstore.index.fitting import fitted
+from vecstore.index.fitting import fitted, outgrown
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.lists import InvertedFile
 from vecstore.index.nodes import Slots
@@ -109,9 +109,10 @@ class IvfIndex(Answering[InvertedFile]):
         return lists.arrays.tail_size
 
     def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
-        """Copies of the rows that the next step moves."""
+        """Copies of the rows that the next step moves; or all are coded anew."""
+        if self.structure is not None and outgrown(self.structure.fitted_on, count):
+            self.refit(rows, lsn, live())
         with self._following:
-            del count
             lists, self._prepared = self.structure, None
             if lsn != self._lsn or lists is None:
                 return
@@ -184,16 +185,29 @@ class IvfIndex(Answering[InvertedFile]):
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
-        sizes = lists.arrays.sizes
+        with lists.changing():
+            sizes, dead, limits = lists.arrays.sizes, lists.dead, lists.limits
         if not len(sizes):
             return []
-        live = sizes - lists.dead
+        live = sizes - dead
         average, longest = self._lengths(live, lists.config)
-        due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, lists.limits))]
-        due += [("rewrite", int(one)) for one in np.flatnonzero(lists.dead > np.maximum(8, DEAD_SHARE * sizes))]
+        due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, limits))]
+        due += [("rewrite", int(one)) for one in np.flatnonzero(dead > np.maximum(8, DEAD_SHARE * sizes))]
         if len(sizes) > 1 and lists.config.nlist is None:
             due += [("dissolve", int(one)) for one in np.flatnonzero(live < SHORTEST * average)[:1]]
         return due
+
+    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
+        """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on, or where codes are
+        relative to centroids, which follow the rows."""
+        if self.kind not in ("int8", "int4"):
+            return False
+        with self._following:
+            if self.structure is None or lsn != self._lsn:
+                return False
+            self.structure.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
+            self.work += len(live)
+            return True
 
     @property
     def uneven(self) -> bool:
