@@ -14,7 +14,8 @@ import numpy as np
 from vecstore.index import kmeans
 from vecstore.index.arrays import Floats, Ints
 from vecstore.index.blocks import Longs
-from vecstore.index.lists import InvertedFile, centroids_of, encoded
+from vecstore.index.coding import centroids_of, encoded
+from vecstore.index.lists import InvertedFile
 from vecstore.index.parallel import over_ranges
 from vecstore.types import IVF, Metric
 
