@@ -57,7 +57,7 @@ class Answering(Following[S]):
 
     @abc.abstractmethod
     def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
-        """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on, or has no such codes."""
+        """Fit the codes anew on the rows at `lsn`; False if the index has moved on, or has codes that need it not."""
 
     @abc.abstractmethod
     def step(self, threads: int | None = None) -> bool:
