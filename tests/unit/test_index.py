@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore.index import check, graph, hnsw
 from tests.indexes import DIM, METRICS, QUANTIZATIONS, clustered, facts, small_graph
 from vecstore.errors import DimensionMismatchError, InvalidArgumentError
+from vecstore.index import check, graph, hnsw
 
 
 def test_shapes():
