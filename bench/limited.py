@@ -49,8 +49,8 @@ def of_codes():
 def create(path, count):
     db = vecstore.open(path)
     docs = db.create_collection("docs", vectors.shape[1], index=index, quantization=codes)
-    for first in range(0, count, 10_000):
-        some = np.array(vectors[first : min(first + 10_000, count)])
+    for first in range(0, count, 5_000):
+        some = np.array(vectors[first : min(first + 5_000, count)])
         docs.insert(range(first, first + len(some)), some)
     docs.wait_indexed()
     filed = time.perf_counter()
@@ -84,6 +84,7 @@ db, docs, filed = create(f"{folder}/db", n)
 filed, built = filed - started, time.perf_counter() - started
 found, stats = [answers(docs)], docs.stats()
 db.close()
+db = docs = None  # and with them the codes
 started = time.perf_counter()
 with vecstore.open(f"{folder}/db") as db:
     docs = db.get_collection("docs")

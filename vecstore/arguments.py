@@ -7,19 +7,18 @@ norms, payloads are msgpack bytes. Embedded and remote collections share it, and
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.errors import DimensionMismatchError, InvalidArgumentError
+from vecstore.errors import DimensionMismatchError, InvalidArgumentError, shown
+from vecstore.payloads import pack_payloads
 from vecstore.types import (
     HNSW,
     IVF,
@@ -31,7 +30,6 @@ from vecstore.types import (
     Int4,
     Int8,
     Metric,
-    Payload,
     Quantization,
 )
 
@@ -49,15 +47,11 @@ MAX_FACTOR: Final = 1000
 # at recall@10 0.95, and reaches 0.99, which Int4 does not; cut to 256 dims Int4 is faster by a fifth and more.
 MIN_INT4_DIM: Final = 192
 MIN_BINARY_DIM: Final = 256  # below it lists of bits find less than they save
-MAX_DEPTH: Final = 64  # of a payload
 MAX_SEED: Final = 2**31 - 1
 MAX_SECONDS: Final = 1_000_000
 MAX_NORM: Final = 1e18  # the inner product of two rows stays finite in float32
 MIN_NORM: Final = 1e-18  # below it float32 holds no direction
 LEAST_SQUARE, MOST_SQUARE = 1e-30, 1e30  # of a norm that needs no second look
-
-_STR: Final = {str}
-_LEAVES: Final = {type(None), bool, int, float, str, bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +87,7 @@ def rows(ids: Any, vectors: Any, payloads: Any, dim: int, metric: Metric) -> Row
     if vectors is not None and matrix is None:
         matrix, norms = vector_rows(vectors, n, dim, metric)
     if payloads is not None:
-        packed = _payload_list(payloads, n)
+        packed = pack_payloads(payloads, n)
     return Rows(checked, matrix, norms, packed)
 
 
@@ -102,7 +96,7 @@ def id_list(ids: Any) -> list[Id]:
     if isinstance(ids, np.ndarray):
         ids = ids.tolist()
     if isinstance(ids, int | str | bytes) or not isinstance(ids, Iterable):
-        raise InvalidArgumentError(f"ids: expected a list of int or str, got {_show(ids)}")
+        raise InvalidArgumentError(f"ids: expected a list of int or str, got {shown(ids)}")
     listed = list(ids)
     return listed if _plainly_fine(listed) else [one_id(value) for value in listed]
 
@@ -135,7 +129,7 @@ def one_id(value: Any) -> Id:
         if not 1 <= size <= MAX_STR_ID:
             raise InvalidArgumentError(f"id: a str id has 1 to {MAX_STR_ID} bytes of UTF-8, got {size}")
         return str(value)
-    raise InvalidArgumentError(f"id: expected int or str, got {_show(value)}")
+    raise InvalidArgumentError(f"id: expected int or str, got {shown(value)}")
 
 
 def _refuse_repeats(ids: list[Id]) -> None:
@@ -223,70 +217,6 @@ def query_rows(query: Any, dim: int, metric: Metric) -> tuple[npt.NDArray[np.flo
     return checked, single
 
 
-def _payload_list(payloads: Any, n: int) -> list[bytes | None]:
-    if isinstance(payloads, dict | str | bytes) or not isinstance(payloads, Iterable):
-        raise InvalidArgumentError(f"payloads: expected a list of {n} dicts, got {_show(payloads)}")
-    listed = list(payloads)
-    if len(listed) != n:
-        raise InvalidArgumentError(f"payloads: expected one for each of {n} ids, got {len(listed)}")
-    pack = _packer()
-    if set(map(type, listed)) == {dict} and not (
-        set(map(type, itertools.chain.from_iterable(listed))) - _STR
-        or set(map(type, itertools.chain.from_iterable(map(dict.values, listed)))) - _LEAVES
-    ):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):  # whose row is told below
-            return list(map(pack, listed))
-        pack = _packer()
-    return [None if payload is None else pack_payload(payload, row, pack) for row, payload in enumerate(listed)]
-
-
-def _packer() -> Callable[[Any], bytes]:
-    # One for a call, not one for all: a Packer must not be entered by two threads.
-    return msgpack.Packer(default=_plain).pack  # type: ignore[no-any-return]
-
-
-def pack_payload(payload: Any, row: int = 0, pack: Callable[[Any], bytes] | None = None) -> bytes:
-    """A payload as a msgpack map; NumPy scalars become Python's, tuples become lists."""
-    if not isinstance(payload, dict):
-        raise InvalidArgumentError(f"payloads: row {row}: expected a dict or None, got {_show(payload)}")
-    try:
-        if set(map(type, payload)) - _STR or set(map(type, payload.values())) - _LEAVES:
-            _refuse_odd_parts(payload, 0)
-        return (pack or _packer())(payload)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgumentError(f"payloads: row {row}: {error}") from None
-
-
-def unpack_payload(packed: bytes | memoryview | None) -> Payload | None:
-    """The payload that `pack_payload` packed."""
-    return None if packed is None else msgpack.unpackb(packed)
-
-
-def _refuse_odd_parts(value: Any, depth: int) -> None:
-    """Keys are str, nesting is shallow enough for every reader, and msgpack's own extensions are no payload."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
-        _plain(value)
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"the keys of a payload are str, got {_show(key)}")
-            _refuse_odd_parts(inner, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _refuse_odd_parts(inner, depth + 1)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(
-        f"cannot store {_show(value)}; a payload holds None, bool, int, float, str, bytes, and lists and dicts "
-        "of them (write a date as an ISO 8601 str or a number)"
-    )
-
-
 def dimension(dim: Any) -> int:
     """Check the `dim` of a new collection."""
     return whole_number(dim, "dim", MIN_DIM, MAX_DIM)
@@ -350,7 +280,7 @@ def whole_number(value: Any, name: str, low: int, high: int) -> int:
     if type(value) is int and low <= value <= high:
         return value
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidArgumentError(f"{name}: expected a whole number from {low} to {high}, got {_show(value)}")
+        raise InvalidArgumentError(f"{name}: expected a whole number from {low} to {high}, got {shown(value)}")
     if not low <= value <= high:
         raise InvalidArgumentError(f"{name}: lies between {low} and {high}, got {value}")
     return int(value)
@@ -361,14 +291,14 @@ def threshold(value: Any, name: str = "score_threshold") -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or math.isnan(value):
-        raise InvalidArgumentError(f"{name}: expected a number, got {_show(value)}")
+        raise InvalidArgumentError(f"{name}: expected a number, got {shown(value)}")
     return float(value)
 
 
 def number(value: Any, name: str, low: int, high: int) -> float:
     """Check a number against its range; NaN lies in none."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not low <= value <= high:
-        raise InvalidArgumentError(f"{name}: expected a number from {low} to {high}, got {_show(value)}")
+        raise InvalidArgumentError(f"{name}: expected a number from {low} to {high}, got {shown(value)}")
     return float(value)
 
 
@@ -377,14 +307,14 @@ def flag(value: Any, name: str) -> bool:
     if value is True or value is False:
         return value
     if not isinstance(value, bool | np.bool_):
-        raise InvalidArgumentError(f"{name}: expected True or False, got {_show(value)}")
+        raise InvalidArgumentError(f"{name}: expected True or False, got {shown(value)}")
     return bool(value)
 
 
 def folder(value: Any, name: str) -> Path:
     """Check the path of a folder."""
     if not isinstance(value, str | os.PathLike):
-        raise InvalidArgumentError(f"{name}: expected a folder as str or Path, got {_show(value)}")
+        raise InvalidArgumentError(f"{name}: expected a folder as str or Path, got {shown(value)}")
     path = os.fspath(value)
     if "\0" in path:
         raise InvalidArgumentError(f"{name}: expected a folder, got a path with a zero byte, {path!r}")
@@ -394,10 +324,5 @@ def folder(value: Any, name: str) -> Path:
 def mapping(filter: Any) -> Filter | None:
     """Check the outer form of a filter; its operators are checked where it is compiled."""
     if filter is not None and not isinstance(filter, dict):
-        raise InvalidArgumentError(f'filter: expected a dict such as {{"year": {{"$gte": 2020}}}}, got {_show(filter)}')
+        raise InvalidArgumentError(f'filter: expected a dict such as {{"year": {{"$gte": 2020}}}}, got {shown(filter)}')
     return filter
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

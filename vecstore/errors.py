@@ -210,3 +210,9 @@ def _tree(cls: type[VecstoreError]) -> list[type[VecstoreError]]:
 
 BY_REASON: dict[str, type[VecstoreError]] = {cls.reason: cls for cls in _tree(VecstoreError)}
 """Each error class by its `reason`."""
+
+
+def shown(value: Any) -> str:
+    """A value that was refused, as the error shows it: its type, and the beginning of its repr."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -55,14 +55,16 @@ def estimate_of(
     """About what it would take with `count` rows, or another index or codes; its rows tell how large their payloads
     are."""
     info, there = means.info, view.state.count
+    codes = info.quantization if quantization == "same" else quantization
     beside = sum(_bytes(view, name) for name in ("row", "slot"))
     return estimated(
         there if count is None else count,
         info.dim,
         info.metric,
         index or info.index,
-        info.quantization if quantization == "same" else quantization,
+        codes,
         max(ROW_BYTES, beside / there) if there else ROW_BYTES,
+        means.terms(codes),
     )
 
 

@@ -109,9 +109,9 @@ class Indexing:
         return True
 
     def refit(self, view: View) -> None:
-        """Fit the codes of a graph to the rows of a view, if those are many more than they were fitted on."""
+        """Fit the codes to the rows of a view, if those are many more than they were fitted on."""
         index, count = self.index, view.state.count
-        if not isinstance(index, HnswIndex) or index.structure is None or index.kind == "float32":
+        if index.structure is None or index.kind == "float32":
             return
         if count >= REFIT_GROWTH * index.structure.fitted_on:
             index.refit(self._rows_of(view), view.state.lsn, view.table.live_slots())
@@ -297,12 +297,12 @@ class Indexing:
         self.indexer.end()
 
     def close(self) -> None:
-        """End the thread, and write a checkpoint of where it has come to."""
+        """End the thread, write a checkpoint of where it has come to, and let go of the index: whoever has kept the
+        collection need not keep that."""
         self.indexer.stop()
-        index = self.index
-        if self._read_only or index.structure is None:
-            return
         try:
+            if self._read_only or self.index.structure is None:
+                return
             with self._store.view() as view:
                 self.follow(view)
             if self.checkpoints.is_behind:
@@ -311,6 +311,8 @@ class Indexing:
             pass
         except VecstoreError as why:
             log.warning("%s of %s was not written (%s): the next open makes up for it", INDEX_FILE, self.name, why)
+        finally:
+            self.index.let_go()
 
     def compacted(self) -> None:
         """Keep the index under the new numbers of slots: the last checkpoint is of no use for them."""

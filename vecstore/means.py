@@ -16,7 +16,7 @@ from vecstore.indexing import Indexing
 from vecstore.storage.config import built_alike, config_of
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
-from vecstore.types import CollectionInfo, Flat
+from vecstore.types import KIND_NAMES, CollectionInfo, Flat, Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,13 @@ class Means:
     def index(self) -> GraphOrLists | None:
         """The graph or the lists."""
         return None if self.indexing is None else self.indexing.index
+
+    def terms(self, quantization: Quantization | None) -> int | None:
+        """Numbers beside a code of some kind, where there are codes of it."""
+        structure = None if self.index is None else self.index.structure
+        coder = structure.arrays.coder if structure is not None else self.codes.coder if self.codes else None
+        known = coder is not None and quantization is not None and coder.kind == KIND_NAMES[type(quantization)]
+        return coder.terms_count if coder is not None and known else None
 
     @classmethod
     def of(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.arguments import unpack_payload
 from vecstore.errors import InvalidArgumentError
 from vecstore.filters import compile_filter
+from vecstore.payloads import unpack_payload
 from vecstore.storage import keys
 from vecstore.storage.reader import Reader
 from vecstore.storage.view import View

@@ -1,4 +1,4 @@
-"""The values that go into the verbs and come out of them: plain frozen dataclasses."""
+"""The values that go into the verbs and come out of them: frozen dataclasses and named tuples."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class WriteResult:
 @named
 @dataclass(frozen=True, slots=True)
 class HNSW:
-    """A hierarchical navigable small world graph (Malkov and Yashunin 2018), pruned with the alpha of DiskANN
-    (Subramanya et al. 2019): a search visits some of the rows instead of all of them.
+    """A navigable small world graph, as on the base layer of HNSW (Malkov and Yashunin 2018), pruned with the alpha of
+    DiskANN (Subramanya et al. 2019): a search visits some of the rows instead of all of them.
     """
 
     m: int = 24
@@ -198,7 +198,7 @@ class Stats:
     synced_lsn: int | None
     """The last write that is on the disk, or None as above."""
     checkpoint_lsn: int
-    """The write up to which the graph is kept in index.mdb: later ones are followed when it is opened. 0 for none."""
+    """The write up to which the index is kept in index.mdb: later ones are followed when it is opened. 0 for none."""
     vector_bytes: int
     """Blocks of vectors, dead rows among them."""
     row_bytes: int
@@ -211,13 +211,13 @@ class Stats:
     file_bytes: int
     """The whole data file."""
     code_bytes: int
-    """Codes in RAM, once a search has made them."""
+    """Codes: in RAM, but for those of an IVF with `resident=False`. Of a Flat, once a search has made them."""
     link_bytes: int
     """Links in RAM."""
     index_bytes: int
     """All of the index in RAM: codes, links, and what else it keeps."""
     index_error: str | None
-    """What indexing in the background last failed with, or None."""
+    """What indexing in the background last failed with, or why there is no room for the index; or None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

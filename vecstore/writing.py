@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.arguments import Rows, pack_payload, unpack_payload
+from vecstore.arguments import Rows
 from vecstore.errors import AlreadyExistsError, NotFoundError
+from vecstore.payloads import pack_payload, unpack_payload
 from vecstore.results import matching
 from vecstore.storage import keys
 from vecstore.storage.transaction import Transaction

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 import vecstore
 from vecstore import checkpoints, indexing
-from vecstore.index import codes, flat, following, graph, hnsw, ivf, lists, steps
+from vecstore.index import codes, fitting, flat, following, graph, hnsw, ivf, lists, steps
 from vecstore.index.background import Indexer
 from vecstore.index.lists import InvertedFile
 from vecstore.storage import blocks, checkpoint, log, scratch
@@ -26,7 +26,7 @@ ALL = 1000  # candidates, or lists, and rescored rows for each hit, with which e
 SMALL = (
     (hnsw, "FIT_FROM", 20),
     (hnsw, "LINK_FROM", 40),
-    (hnsw, "REFIT_GROWTH", 3),
+    (fitting, "REFIT_GROWTH", 3),
     # What a walk costs decides whether there is one: here mostly there is.
     (hnsw, "CANDIDATE", 1.0),
     (ivf, "FIT_FROM", 20),

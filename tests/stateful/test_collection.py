@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import vecstore
-from vecstore.arguments import pack_payload
+from vecstore.payloads import pack_payload
 from vecstore.storage import blocks
 from vecstore.storage.store import Store
 from vecstore.testing import ModelDatabase, strategies, wrong_hits

@@ -45,6 +45,19 @@ def test_an_estimate_is_near_what_there_is(tmp_path, rows, dim, index, quantizat
     assert bare.index_bytes == estimate.index_bytes and near(bare.file_bytes, estimate.file_bytes)
 
 
+@pytest.mark.parametrize("index", [vecstore.HNSW(), vecstore.IVF(), vecstore.Flat()])
+def test_codes_without_terms_are_known_when_there_are_some(db, rows, index):
+    docs = db.create_collection("docs", 32, index=index, quantization=vecstore.Int4())
+    before, vectors = docs.estimate(5000), rows(5000, 32)
+    docs.insert(range(5000), vectors)
+    docs.search(vectors[0])
+    docs.wait_indexed(120)
+    assert before.code_bytes > 1.1 * docs.estimate().code_bytes  # as if there were terms
+    assert near(docs.estimate().code_bytes, docs.stats().code_bytes)
+    other = vecstore.estimate(5000, 32, index=index, quantization=vecstore.Int8())
+    assert docs.estimate(quantization=vecstore.Int8()).code_bytes == other.code_bytes
+
+
 def test_few_rows_have_no_index(db, rows):
     docs = db.create_collection("docs", 64)
     assert docs.estimate().index_bytes == docs.estimate(999).peak_bytes == docs.estimate().file_bytes == 0

@@ -10,7 +10,7 @@ import pytest
 import vecstore
 
 ROOT = Path(__file__).parents[2]
-LEAVES = {"errors", "types", "arguments", "keywords"}
+LEAVES = {"errors", "types", "arguments", "keywords", "payloads"}
 
 # What each part of vecstore may import of it; the leaves may import each other, and all may import them.
 MAY = {
@@ -18,6 +18,7 @@ MAY = {
     "errors": set(),
     "types": set(),
     "arguments": set(),
+    "payloads": set(),
     "keywords": set(),
     "kernels": set(),
     "quantization": {"kernels"},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vecstore
+from vecstore.index import fitting
 from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 
@@ -97,3 +98,25 @@ def test_lists_follow_rows_that_move_elsewhere():
     index.add(rng.standard_normal((10, DIM)).astype(np.float32))
     assert index.stats()["tombstones"] < 5000
     assert len(index) == 5010
+
+
+@pytest.mark.parametrize("kind", [vecstore.Int8(), vecstore.Int4()])
+def test_codes_that_were_fitted_on_few_rows_are_fitted_anew(kind, monkeypatch):
+    monkeypatch.setattr(fitting, "REFIT_GROWTH", 2)
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((N, DIM)).astype(np.float32)
+    rows[3000:, :8] += 20  # the first rows tell neither mean nor spread
+    index = vecstore.Index(DIM, metric="l2", index=vecstore.IVF(), quantization=kind)
+    index.add(rows[:3000])
+    inner = index._index
+    assert inner.structure.fitted_on == 3000
+    inner.structure.remove(np.arange(5))
+    index.add(rows[3000:])
+    assert inner.structure.fitted_on == N
+    inner.structure.remove(np.arange(N - 5, N))  # of lists, and of the tail
+    for ids in (np.arange(5, 3000), np.arange(3000, N - 5)):
+        found, _ = index.search(rows[ids], 1, nprobe=1000)
+        assert np.mean(found[:, 0] == ids) > 0.99
+    fresh = vecstore.Index(DIM, metric="l2", index=vecstore.IVF(), quantization=kind)
+    fresh.add(rows)
+    assert inner.structure.arrays.coder == fresh._index.structure.arrays.coder

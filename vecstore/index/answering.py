@@ -33,6 +33,9 @@ class Answering(Following[S]):
     to grow the map waits for it; what has happened in between is sorted out by the step.
     """
 
+    _planned: tuple[Any, Any] = (None, None)
+    """What was asked last, and the plan for it."""
+
     @staticmethod
     @abc.abstractmethod
     def scans(count: int) -> bool:
@@ -65,6 +68,28 @@ class Answering(Following[S]):
         """Whether so few rows match that their exact scores are the quickest way."""
 
     @abc.abstractmethod
+    def _plan(
+        self,
+        arrays: Any,
+        matches: int,
+        k: int,
+        effort: int | None,
+        oversampling: float | None,
+        count: int,
+        threads: int | None,
+    ) -> Any:
+        """How `count` queries are answered: what a search of the structure takes besides them."""
+
+    @abc.abstractmethod
+    def _widest(self, plan: Any, arrays: Any) -> Any:
+        """The plan for queries that found too few: it finds whatever matches. None where `plan` did so already."""
+
+    def retune(self, config: IndexConfig) -> None:
+        """Search by other numbers from now on; all others of the config are as they were."""
+        self.config = config
+
+    # -- searching -------------------------------------------------------------------------------------------
+
     def _best(
         self,
         structure: S,
@@ -78,12 +103,18 @@ class Answering(Following[S]):
         threads: int | None,
     ) -> tuple[Any, Any, Any]:
         """Slots and scores `(n, k)` of the best rows, and `(n, 2)` how many were found and scored."""
-
-    def retune(self, config: IndexConfig) -> None:
-        """Search by other numbers from now on; all others of the config are as they were."""
-        self.config = config
-
-    # -- searching -------------------------------------------------------------------------------------------
+        arrays = structure.arrays
+        asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
+        known, plan = self._planned  # most searches ask what the last one did
+        if asked != known:
+            plan = self._plan(arrays, *asked[2:])
+            self._planned = (asked, plan)
+        slots, scores, counts = structure.search(rows, allowed, queries, k, *plan)
+        if not all_full(counts, k) and (widest := self._widest(plan, arrays)) is not None:
+            short = np.flatnonzero(counts[:, 0] < k)
+            again = structure.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *widest)
+            slots[short], scores[short], counts[short] = again
+        return slots, scores, counts
 
     def search(
         self,

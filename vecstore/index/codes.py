@@ -65,6 +65,11 @@ class CodeScan:
         fitted = self._fitted
         return 0 if fitted is None else fitted.codes.nbytes + fitted.terms.nbytes
 
+    @property
+    def coder(self) -> Quantizer | None:
+        """What makes the codes, if there are any."""
+        return None if self._fitted is None else self._fitted.quantizer
+
     def let_go(self) -> None:
         """Have no codes, until they are followed again."""
         if self._fitted is not None:

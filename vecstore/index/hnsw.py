@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.answering import FIT_FROM, Answering, all_full
+from vecstore.index.answering import FIT_FROM, Answering
 from vecstore.index.arrays import Arrays, Coder
 from vecstore.index.calls import NO_IDS, NO_NAMES, Call
-from vecstore.index.fitting import fitted
+from vecstore.index.fitting import fitted, outgrown
 from vecstore.index.flat import Floats, Rows
 from vecstore.index.graph import Graph
 from vecstore.index.nodes import Slots
@@ -25,8 +25,6 @@ from vecstore.types import HNSW, Metric, Quantization
 
 # Fewer codes are scanned in the time of a walk: 4,000 codes of 192 bytes take some 30 us.
 LINK_FROM: Final = 4000
-# A quantizer fitted on fewer rows than this is fitted once more when there are ten times as many.
-REFIT_BELOW, REFIT_GROWTH = 10_000, 10
 
 # Candidates that are rescored for each hit at least, unless the search says otherwise, by kind of codes: so many tell
 # how far off the estimates are.
@@ -54,7 +52,6 @@ class HnswIndex(Answering[Graph]):
 
     def __init__(self, config: HNSW, quantization: Quantization | None, dim: int, metric: Metric) -> None:
         super().__init__(config, quantization, dim, metric)
-        self._planned: tuple[Any, Plan] = (None, Plan(False, 0, 0, 0, 1))
         self._calls: deque[Call] = deque(maxlen=64)
 
     # -- making graphs ---------------------------------------------------------------------------------------
@@ -76,12 +73,7 @@ class HnswIndex(Answering[Graph]):
     def needs_refit(self, count: int) -> bool:
         """Whether the codes were fitted on too few of the rows there are now."""
         graph = self.structure
-        return (
-            graph is not None
-            and self.kind != "float32"
-            and graph.fitted_on < REFIT_BELOW
-            and count >= graph.fitted_on * REFIT_GROWTH
-        )
+        return graph is not None and self.kind != "float32" and outgrown(graph.fitted_on, count)
 
     def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
         """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on."""
@@ -180,33 +172,10 @@ class HnswIndex(Answering[Graph]):
     def _scans_rows(self, matches: int, effort: int | None) -> bool:
         return matches * ROW <= _walk_cost(effort or self.config.ef) and matches <= FIT_FROM
 
-    def _best(
-        self,
-        graph: Graph,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        matches: int,
-        queries: Floats,
-        k: int,
-        ef: int | None,
-        oversampling: float | None,
-        threads: int | None,
-    ) -> tuple[Any, Any, Any]:
-        n = len(queries)
-        arrays = graph.arrays
-        asked = (arrays.serial, self.config, matches, k, ef, oversampling, n, threads)
-        known, plan = self._planned  # most searches ask what the last one did
-        if asked != known:
-            plan = self._plan(arrays, *asked[2:])
-            self._planned = (asked, plan)
-        slots, scores, counts = graph.search(rows, allowed, queries, k, *plan)
-        # A walk may end among rows that do not match: those queries scan.
-        if not plan.scan and not all_full(counts, k):
-            short = np.flatnonzero(counts[:, 0] < k)
-            scan = plan._replace(scan=True, ef=plan.depth, threads=1)
-            again = graph.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *scan)
-            slots[short], scores[short], counts[short] = again
-        return slots, scores, counts
+    def _widest(self, plan: Plan, arrays: Arrays) -> Plan | None:
+        # A walk may end among rows that do not match.
+        del arrays
+        return None if plan.scan else plan._replace(scan=True, ef=plan.depth, threads=1)
 
     def _plan(
         self,

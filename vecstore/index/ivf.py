@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from vecstore.index import steps
-from vecstore.index.answering import FIT_FROM, Answering, all_full
+from vecstore.index.answering import FIT_FROM, Answering
 from vecstore.index.arrays import Coder, Floats, Ints, aligned
 from vecstore.index.blocks import Allocate, Lists
-from vecstore.index.fitting import fitted
+from vecstore.index.fitting import fitted, outgrown
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.lists import InvertedFile
 from vecstore.index.nodes import Slots
@@ -84,7 +83,6 @@ class IvfIndex(Answering[InvertedFile]):
         self.allocate = allocate
         if self.kind == "binary":
             self.kind = "list-binary"
-        self._planned: tuple[Any, Plan] = (None, Plan(0, 0, 0, 0, 1))
         self._prepared: tuple[InvertedFile, int, Step] | None = None
 
     @staticmethod
@@ -111,9 +109,10 @@ class IvfIndex(Answering[InvertedFile]):
         return lists.arrays.tail_size
 
     def prepare(self, rows: Rows, lsn: int, count: int, live: Callable[[], Slots]) -> None:
-        """Copies of the rows that the next step moves."""
+        """Copies of the rows that the next step moves; or all are coded anew."""
+        if self.structure is not None and outgrown(self.structure.fitted_on, count):
+            self.refit(rows, lsn, live())
         with self._following:
-            del count
             lists, self._prepared = self.structure, None
             if lsn != self._lsn or lists is None:
                 return
@@ -186,16 +185,29 @@ class IvfIndex(Answering[InvertedFile]):
 
     def _due(self, lists: InvertedFile) -> list[tuple[str, int]]:
         """Lists that are too long, too short, or of rows that have gone."""
-        sizes = lists.arrays.sizes
+        with lists.changing():
+            sizes, dead, limits = lists.arrays.sizes, lists.dead, lists.limits
         if not len(sizes):
             return []
-        live = sizes - lists.dead
+        live = sizes - dead
         average, longest = self._lengths(live, lists.config)
-        due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, lists.limits))]
-        due += [("rewrite", int(one)) for one in np.flatnonzero(lists.dead > np.maximum(8, DEAD_SHARE * sizes))]
+        due = [("split", int(one)) for one in np.flatnonzero(live > np.maximum(longest, limits))]
+        due += [("rewrite", int(one)) for one in np.flatnonzero(dead > np.maximum(8, DEAD_SHARE * sizes))]
         if len(sizes) > 1 and lists.config.nlist is None:
             due += [("dissolve", int(one)) for one in np.flatnonzero(live < SHORTEST * average)[:1]]
         return due
+
+    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
+        """Fit the codes anew on the rows as they are at `lsn`; False if the index has moved on, or where codes are
+        relative to centroids, which follow the rows."""
+        if self.kind not in ("int8", "int4"):
+            return False
+        with self._following:
+            if self.structure is None or lsn != self._lsn:
+                return False
+            self.structure.recode(fitted(self.kind, rows, live, self.metric), rows, len(live))
+            self.work += len(live)
+            return True
 
     @property
     def uneven(self) -> bool:
@@ -214,32 +226,9 @@ class IvfIndex(Answering[InvertedFile]):
     def _scans_rows(self, matches: int, effort: int | None) -> bool:
         return matches <= FIT_FROM and matches * ROW <= (effort or self.config.nprobe) * LIST * 4
 
-    def _best(
-        self,
-        lists: InvertedFile,
-        rows: Rows,
-        allowed: npt.NDArray[np.uint8],
-        matches: int,
-        queries: Floats,
-        k: int,
-        effort: int | None,
-        oversampling: float | None,
-        threads: int | None,
-    ) -> tuple[Any, Any, Any]:
-        arrays = lists.arrays
-        asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
-        known, plan = self._planned  # most searches ask what the last one did
-        if asked != known:
-            plan = self._plan(arrays, *asked[2:])
-            self._planned = (asked, plan)
-        slots, scores, counts = lists.search(rows, allowed, queries, k, *plan)
-        # The lists that were scanned may hold too few that match: those queries scan all.
-        if plan.probes < len(arrays.heads) and not all_full(counts, k):
-            short = np.flatnonzero(counts[:, 0] < k)
-            every = plan._replace(probes=1 << 20, threads=1)
-            again = lists.search(rows, allowed, np.ascontiguousarray(queries[short]), k, *every)
-            slots[short], scores[short], counts[short] = again
-        return slots, scores, counts
+    def _widest(self, plan: Plan, arrays: Lists) -> Plan | None:
+        # The lists that were scanned may hold too few that match.
+        return None if plan.probes >= len(arrays.heads) else plan._replace(probes=1 << 20, threads=1)
 
     def _plan(
         self,

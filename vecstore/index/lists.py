@@ -12,6 +12,7 @@ held for changes of rows, `_filing` for changes of lists; whoever takes both tak
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import weakref
 from collections import deque
@@ -125,6 +126,27 @@ class InvertedFile:
             grown = np.full(max(slots, len(self._places) * 5 // 4), NOWHERE, np.int32)
             grown[: len(self._places)] = self._places
             self._places = grown
+
+    def recode(self, coder: Coder, rows: Rows, fitted_on: int) -> None:
+        """Code all rows anew, in the places that they have, by a coder of the same kind, not relative to centroids."""
+        with self._filing, self._changing:
+            arrays = self.arrays
+            pool, tail = (
+                dataclasses.replace(Blocks.empty(coder, len(old), old.allocate), slots=old.slots)
+                for old in (arrays.pool, arrays.tail)
+            )
+            slots, part = np.flatnonzero(self._places != NOWHERE), part_rows(rows.dim)
+            for first in range(0, len(slots), part):
+                some = slots[first : first + part]
+                codes, terms = encoded(coder, *gathered(rows, some), None, arrays.offsets)
+                places = self._places[some].astype(np.int64)
+                filed = places >= 0
+                pool.put(coder, places[filed], codes[filed], terms[filed])
+                tail.put(coder, IN_TAIL - places[~filed], codes[~filed], terms[~filed])
+            self.fitted_on = fitted_on
+            self._rooms.clear()
+            kept = centroids_of(coder, arrays.centroids)
+            self._become(arrays.changed(coder=coder, pool=pool, tail=tail, **kept))
 
     def changing(self) -> contextlib.AbstractContextManager[Any]:
         """Rows come and go only by this thread."""

@@ -37,28 +37,37 @@ class Sizes(NamedTuple):
 NOTHING: Final = Sizes(0, 0, 0, 0, 0)
 
 
-def sizes_of(config: IndexConfig, quantization: Quantization | None, count: int, dim: int, metric: Metric) -> Sizes:
-    """The sizes of an index of so many rows, which are scanned as long as they are few."""
+def sizes_of(
+    config: IndexConfig,
+    quantization: Quantization | None,
+    count: int,
+    dim: int,
+    metric: Metric,
+    terms: int | None = None,
+) -> Sizes:
+    """The sizes of an index of so many rows, which are scanned as long as they are few; with codes of so many `terms`
+    a row, or of as many as there may be."""
     kind = Flat if isinstance(config, Flat) else HNSW if isinstance(config, HNSW) else IVF
     if count < (codes.MIN_ROWS if kind is Flat else FIT_FROM):
         return NOTHING
     kind_name = "float32" if quantization is None else KIND_NAMES[type(quantization)]
     if isinstance(config, HNSW):
-        return _graph(config, row_bytes(kind_name, dim), count, metric)
+        return _graph(config, row_bytes(kind_name, dim, terms), count, metric)
     if isinstance(config, IVF):
         listed = kind_name == "binary"
-        return _lists(config, row_bytes("list-binary" if listed else kind_name, dim), count, dim, listed=listed)
+        return _lists(config, row_bytes("list-binary" if listed else kind_name, dim, terms), count, dim, listed=listed)
     if quantization is None:
         return NOTHING
-    taken = count * row_bytes(kind_name, dim)
+    taken = count * row_bytes(kind_name, dim, terms)
     return Sizes(int(SLACK * taken), 0, int(SLACK * taken), int((1 + GROWTH) * taken), 0)
 
 
-def row_bytes(kind: str, dim: int) -> int:
+def row_bytes(kind: str, dim: int, terms: int | None = None) -> int:
     """Bytes of the code of a row, whose dims are padded so that codes fill lines or words, and of its terms."""
+    terms = TERMS[kind] if terms is None else terms
     coders: dict[str, Any] = {**KINDS, "list-binary": ListBinary}
     multiple = coders[kind]._dims_multiple if kind in coders else 16
-    return padded(dim, multiple) * BITS[kind] // 8 + 4 * TERMS[kind]
+    return padded(dim, multiple) * BITS[kind] // 8 + 4 * terms
 
 
 def _graph(config: HNSW, row: int, count: int, metric: Metric) -> Sizes:

@@ -43,7 +43,7 @@ PIECE_BYTES: Final = 128 * 1024 - 16 - _PIECE.size
 _CHECKSUM = struct.Struct("<Q")
 
 # Bytes that one transaction writes, or such a share of all.
-AT_ONCE: Final = 16 << 20
+AT_ONCE: Final = 4 << 20
 AT_ONCE_SHARE: Final = 1 / 4
 # How often a file is looked for again that another took the place of while it was opened.
 TRIES: Final = 5

@@ -132,13 +132,13 @@ class Turn:
     def flush(self) -> None:
         """Store what has gathered."""
         db = self.env.db("vector:vector")
-        for number, block in self._blocks.items():
+        for number in list(self._blocks):
+            block = self._blocks.pop(number)  # LMDB has a copy then
             self.txn.put(keys.block_key(number), block.seal(self._lsns[number]), db=db)
             reach("write.block")
         db = self.env.db("live")
         for number, chunk in self._chunks.items():
             self.txn.put(keys.chunk_key(number), chunk, db=db)
-        self._blocks.clear()
         self._chunks.clear()
 
     def _verify(self, value: memoryview, number: int) -> None:

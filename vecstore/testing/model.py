@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.arguments import Rows, query_rows, unpack_payload
+from vecstore.arguments import Rows, query_rows
 from vecstore.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -21,6 +21,7 @@ from vecstore.errors import (
     ReadOnlyError,
 )
 from vecstore.filters import compile_filter
+from vecstore.payloads import unpack_payload
 from vecstore.types import (
     KIND_NAMES,
     Clustering,

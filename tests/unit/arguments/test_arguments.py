@@ -9,6 +9,7 @@ import pytest
 import vecstore
 from tests.refusals import refused
 from vecstore import DimensionMismatchError, arguments
+from vecstore.payloads import pack_payload, unpack_payload
 
 NAN, INF = float("nan"), float("inf")
 ROW = [1.0, 0.0, 0.0]
@@ -231,8 +232,8 @@ def test_what_is_taken_at_the_edges(docs):
     assert arguments.rows([1], [[0, 0]], None, 2, "l2").norms.tolist() == [0]
     assert arguments.whole_number(np.int8(3), "k", 1, 3) == 3
     assert arguments.threshold(np.float32(0.5)) == 0.5
-    packed = arguments.pack_payload({"a": np.int64(1), "b": (1, np.float32(0.5)), "c": np.bool_(True), "d": b"x"})
-    assert arguments.unpack_payload(packed) == {"a": 1, "b": [1, 0.5], "c": True, "d": b"x"}
+    packed = pack_payload({"a": np.int64(1), "b": (1, np.float32(0.5)), "c": np.bool_(True), "d": b"x"})
+    assert unpack_payload(packed) == {"a": 1, "b": [1, 0.5], "c": True, "d": b"x"}
 
 
 def test_anything_with_array_or_dlpack_is_taken(docs):
