@@ -1,11 +1,11 @@
 """A collection in little memory: lists of bits whose codes lie in files (`IVF(resident=False)`).
 
-A child inserts rows from a file, waits until all are in lists, searches, closes, opens again and searches again. From
-where everything is imported and compiled, and each kind of call was made once, its data may grow by a quarter of the
-raw vectors. RLIMIT_DATA sees to that. It counts all that is anonymous, whether touched or not: so also the stacks of
-threads, 8 MB each, of which the collection starts one, and the part of malloc's arenas that was in use once. The files
-of codes are shared mappings, which no limit of a process counts. What of them is in RAM is looked at every 50 ms
-instead, and added to the anonymous memory of that moment. The rows in data.mdb are the system's cache.
+A child inserts rows from a file, 2.5 MB a call, waits until all are in lists, searches, closes, opens again and
+searches again. From where everything is imported and compiled, and each kind of call was made once, its data may grow
+by a quarter of the raw vectors. RLIMIT_DATA sees to that. It counts all that is anonymous, whether touched or not: so
+also the stacks of threads, 8 MB each, of which the collection starts one, and the part of malloc's arenas that was in
+use once. The files of codes are shared mappings, which no limit of a process counts. What of them is in RAM is looked
+at every 50 ms instead, and added to the anonymous memory of that moment. The rows in data.mdb are the system's cache.
 
 Printed: time, the largest anonymous memory, the largest sum of that and of the codes in RAM; recall@10 against an exact
 search.
@@ -49,8 +49,9 @@ def of_codes():
 def create(path, count):
     db = vecstore.open(path)
     docs = db.create_collection("docs", vectors.shape[1], index=index, quantization=codes)
-    for first in range(0, count, 5_000):
-        some = np.array(vectors[first : min(first + 5_000, count)])
+    batch = 2_500_000 // vectors[0].nbytes
+    for first in range(0, count, batch):
+        some = np.array(vectors[first : min(first + batch, count)])
         docs.insert(range(first, first + len(some)), some)
     docs.wait_indexed()
     filed = time.perf_counter()

@@ -1,9 +1,11 @@
 """Who leads, whose work runs when, and what happens to the others when a leader fails or is interrupted."""
 
+import gc
 import signal
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -241,3 +243,19 @@ def test_a_follower_that_is_interrupted_takes_its_work_back_or_sees_it_end(queue
         assert commits.groups == [["first"]]
     assert first.end().result == ("result", "first")
     assert queue.run("afterwards") == ("result", "afterwards")
+
+
+def test_what_was_written_does_not_wait_for_the_garbage_collector():
+    class Rows:
+        pass
+
+    queue, rows = WriteQueue(Commits()), Rows()
+    held = weakref.ref(rows)
+    gc.disable()
+    try:
+        queue.run(lambda _, rows=rows: rows)
+        queue._commit.groups.clear()
+        del rows
+        assert held() is None
+    finally:
+        gc.enable()

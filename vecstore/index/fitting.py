@@ -12,7 +12,7 @@ from vecstore.quantization.whole import Whole
 from vecstore.types import Metric
 
 # Rows that a coder is fitted on at most, and bytes of them.
-SAMPLE_ROWS, SAMPLE_BYTES = 16_384, 32 << 20
+SAMPLE_ROWS, SAMPLE_BYTES = 16_384, 24 << 20
 SEED: Final = 1
 # A coder that was fitted on fewer rows than this is fitted once more when there are ten times as many.
 REFIT_BELOW, REFIT_GROWTH = 10_000, 10

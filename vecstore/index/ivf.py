@@ -147,7 +147,8 @@ class IvfIndex(Answering[InvertedFile]):
             if len(slots) > wanted:
                 rng = np.random.default_rng(config.seed)
                 slots = np.sort(rng.choice(slots, wanted, replace=False, shuffle=False))
-            return Step("train", *gathered(rows, slots), slots, slots)
+            within = np.empty if len(slots) <= steps.rows_at_hand(config, 0, self.dim) else self.allocate
+            return Step("train", *gathered(rows, slots, within), slots, slots)
         room, due = steps.rows_at_hand(config, lists.arrays.count, self.dim), self._due(lists)
         sizes = lists.arrays.sizes - lists.dead
         # What is filed next must not make a list longer than a step can split.

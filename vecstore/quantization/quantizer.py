@@ -37,8 +37,8 @@ VERSION = 1
 METRICS = {"cosine": _rows.COSINE, "dot": _rows.DOT, "l2": _rows.L2}
 # Rows that parameters other than the mean are taken from, evenly spaced in the sample, and bytes of them.
 _SPREAD_ROWS, _SPREAD_BYTES = 8192, 16 << 20
-# Rows that are taken as float64 at once.
-_WIDE_ROWS = 1024
+# Rows that are taken as float64 at once, and bytes of them.
+_WIDE_ROWS, _WIDE_BYTES = 1024, 4 << 20
 
 # Rows so many times as long as the median row have no say in the centre: a single one 10,000 times as long
 # among 2,000 took the correlation of estimates and dot products from .996 to .84 (Int4), .95 to .23 (Binary).
@@ -306,8 +306,9 @@ class Quantizer(ABC):
 
 def parts_of(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Rows (n, dim) in parts of which there is room for copies in double precision."""
-    for start in range(0, len(rows), _WIDE_ROWS):
-        yield rows[start : start + _WIDE_ROWS]
+    size = max(1, min(_WIDE_ROWS, _WIDE_BYTES // (8 * max(1, rows.shape[1]))))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def lengths_of(rows: NDArray[Any], centre: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

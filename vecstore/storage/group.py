@@ -79,6 +79,7 @@ class WriteQueue:
                 self._leave(mine)
                 raise
             raise
+        mine.group = []  # it holds itself: what was written would stay in memory until garbage is collected
         if mine.error is not None:
             raise mine.error
         return mine.result
