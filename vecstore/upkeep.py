@@ -117,27 +117,38 @@ class Upkeep:
                 reach("index.built")
                 self._take(lambda config: dataclasses.replace(made, config=config), info)
             except BaseException:
-                made.share.give_back()
-                if made.indexing is not None:
-                    made.indexing.end()
+                if self.means is before:
+                    made.share.give_back()
+                    if made.indexing is not None:
+                        made.indexing.end()
+                else:
+                    self._hand_over(before, made)
                 raise
-            reach("index.changed")
-            before.share.give_back()
-            if before.indexing is not None:
-                before.indexing.retire()
-            if made.indexing is not None:
-                made.indexing.begin()
-            else:
-                self._store.log_kept_from = None
-                self._store.checkpoint.delete()
-                reach("index.deleted")
+            self._hand_over(before, made)
 
     def _take(self, means: Callable[[dict[str, Any]], Means], info: CollectionInfo) -> None:
-        """Keep another index, durably, and go on with it."""
+        """Keep another index, durably, and go on with it; also where it is kept although the disk failed."""
+        changes = {name: value for name, value in config_of(info).items() if name in CHANGEABLE}
         with self._closing:
             self.refuse_closed()
-            self._store.change_config({name: value for name, value in config_of(info).items() if name in CHANGEABLE})
-            self.means = means(self._store.config)
+            try:
+                self._store.change_config(changes)
+            finally:
+                if changes.items() <= self._store.config.items():
+                    self.means = means(self._store.config)
+
+    def _hand_over(self, before: Means, made: Means) -> None:
+        """End the index that was, and keep the one that is."""
+        reach("index.changed")
+        before.share.give_back()
+        if before.indexing is not None:
+            before.indexing.retire()
+        if made.indexing is not None:
+            made.indexing.begin()
+        else:
+            self._store.log_kept_from = None
+            self._store.checkpoint.delete()
+            reach("index.deleted")
 
     # -- another file ----------------------------------------------------------------------------------------
 

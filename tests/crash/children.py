@@ -30,6 +30,7 @@ from vecstore.storage import checkpoint, environment, failpoints, log, scratch
 
 RECORD = struct.Struct("<cBIH")  # kind, writer, number, length of the text that follows
 NAME = "docs"
+PIECE_BYTES = 4096
 # One after another, as they take the place of each other.
 INDEXES = (
     vecstore.IVF(), vecstore.IVF(nlist=9), vecstore.HNSW(), vecstore.IVF(resident=False), vecstore.Flat(),
@@ -47,7 +48,7 @@ def main():
     log.KEEP, log.TRIM_AT_ONCE = 32, 8
     checkpoints.BUSY_ROWS, checkpoints.IDLE_ROWS, checkpoints.MAX_WRITES = 100, 20, 20
     checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
-    checkpoint.PIECE_BYTES, checkpoint.AT_ONCE = 4096, 1 << 14  # some in one transaction, some in a new file
+    checkpoint.PIECE_BYTES, checkpoint.AT_ONCE = PIECE_BYTES, 1 << 14  # some in one transaction, some in a new file
     warmup()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

@@ -20,8 +20,9 @@ import pytest
 
 import vecstore
 from tests.conftest import ROOT
-from tests.crash.children import NAME, RECORD
+from tests.crash.children import NAME, PIECE_BYTES, RECORD
 from tests.crash.plans import applied, plan
+from vecstore.storage import checkpoint
 from vecstore.storage.failpoints import CHECKPOINT, INTERVAL, POINTS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="children are watched by pidfd, on Linux")
@@ -33,6 +34,12 @@ SELDOM = ("open.", "map.", "compact.", "interval.", "index.")  # what a child do
 INTERVAL_OPTIONS = {"durability": "interval", "sync_interval": 0.01}
 # But for what happens only after the machine went down, or where index.mdb is damaged.
 REACHED = sorted({*POINTS, *CHECKPOINT, *INTERVAL} - {"interval.put_back", "checkpoint.deleted"})
+
+
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch):
+    """What a child has kept of its index is read, and not made anew."""
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", PIECE_BYTES)
 
 
 class Server:

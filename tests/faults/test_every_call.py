@@ -158,6 +158,33 @@ def test_a_commit_whose_last_step_can_be_neither_done_nor_undone_is_there_or_not
                 assert_sound(db)
 
 
+@pytest.mark.parametrize("done", [0, 120])
+def test_a_change_of_the_index_that_can_be_neither_done_nor_undone_is_there_or_not(tmp_path, done):
+    before, after = vecstore.HNSW(), vecstore.IVF(nlist=9)
+    with vecstore.open(tmp_path) as db:
+        create, insert, *_ = STEPS
+        create(db)
+        insert(db)
+        docs, seen = db.get_collection("docs"), []
+
+        def fault(call):
+            if is_meta(call):
+                seen.append(call)
+                return Fail(errno.EIO, done=done if len(seen) == 1 else 0) if len(seen) <= 2 else None
+            return None
+
+        with storage_calls(fault), pytest.raises(vecstore.StorageError, match="read it back, or repeat it"):
+            docs.set_index(after)
+        with vecstore.open(tmp_path, read_only=True) as reader:
+            assert docs.info == reader.get_collection("docs").info
+        assert docs.info.index == (after if done else before)
+        assert_sound(db)
+        docs.set_index(before)
+    with vecstore.open(tmp_path) as db:
+        assert db.get_collection("docs").info.index == before
+        assert_sound(db)
+
+
 def test_while_the_disk_refuses_each_call_says_so_and_none_hangs(tmp_path):
     with vecstore.open(tmp_path) as db:
         create, insert, *more = STEPS

@@ -49,6 +49,7 @@ STEPS = [
     create_another,
     write("update", range(60, 120), payloads=payloads(4, 60)),
     write("delete", range(130)),
+    write("set_index", vecstore.IVF(nlist=9), quantization=vecstore.Binary()),
     write("delete", filter={"part": 2}),
     write("insert", range(500, 640), vectors(5, 140), payloads(5, 140)),  # into slots that became free
     write("upsert", "lonely", vectors(6, 1)[0], {"a": "text of some length " * 300}),

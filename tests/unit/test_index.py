@@ -10,6 +10,7 @@ import pytest
 import vecstore
 from tests.indexes import DIM, METRICS, QUANTIZATIONS, clustered, facts, small_graph
 from vecstore.errors import DimensionMismatchError, InvalidArgumentError
+from vecstore.index import check, graph, hnsw
 
 
 def test_shapes():
@@ -312,3 +313,20 @@ def test_searches_while_another_thread_writes(monkeypatch):
     for thread in threads:
         thread.join()
     assert not failures, (len(failures), failures[:3])
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_pilots_from_which_all_nodes_are_reached_stay_when_nodes_are_numbered(monkeypatch, seed):
+    """Although they are few, since of equal rows one is a pilot."""
+    for module, name, value in ((hnsw, "FIT_FROM", 20), (hnsw, "LINK_FROM", 40), (graph, "MIN_BATCH", 8)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(graph, "MIN_PILOTS", 2)
+    rows = np.ones((53, 16), np.float32)
+    rows[50, 9] = -2
+    index = vecstore.Index(16, "l2", index=vecstore.HNSW(m=8, seed=seed), quantization=vecstore.Int4())
+    index.add(rows)
+    index.remove(range(14, 19))
+    while index._index.step():
+        pass
+    assert index._index.structure.arrays.linked == 48
+    assert list(check.check_graph(index._index.structure)) == []

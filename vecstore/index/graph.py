@@ -276,7 +276,7 @@ class Graph(Nodes):
                 old, codes=codes, terms=terms, pairs=pairs, slots=slots, links=links, count=n, linked=linked,
                 pilots=pilots_of(pilots, codes, terms, pairs),
             )  # fmt: skip
-            self.arrays = self._with_pilots(fresh, order[:0])
+            self.arrays = fresh  # with the pilots from which all can be reached
             self._ordered = linked
 
     def recode(self, coder: Coder, rows: Rows, fitted_on: int) -> None:

@@ -91,10 +91,17 @@ class Store(SharedFile):
             self._packed_config = packed
 
     def change_config(self, changes: dict[str, Any]) -> None:
-        """Keep another index or other codes from now on, in one transaction that changes no row."""
+        """Keep another index or other codes from now on, in one transaction that changes no row. Where the disk leaves
+        open whether that took place, `config` tells it after the error."""
         with self._turn():
             config = {**self.config, **changes}
-            self.env.write(lambda txn: write_config(txn, self.env, config))
+            try:
+                self.env.write(lambda txn: write_config(txn, self.env, config))
+            except StorageError:
+                with contextlib.suppress(StorageError), self.view() as view:
+                    there = read_config(view.txn, view.env)
+                    self.config = self.config if there == self.config else there
+                raise
             self.config = config
 
     def _forget(self) -> None:
