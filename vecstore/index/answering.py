@@ -56,6 +56,10 @@ class Answering(Following[S]):
         """What the next step needs of the `count` rows as they are at `lsn`; `live()` are their slots."""
 
     @abc.abstractmethod
+    def refit(self, rows: Rows, lsn: int, live: Slots) -> bool:
+        """Fit the codes anew on the rows at `lsn`; False if the index has moved on, or has codes that need it not."""
+
+    @abc.abstractmethod
     def step(self, threads: int | None = None) -> bool:
         """Some of the work: link or file rows that wait, or mend what is uneven. Whether there is more."""
 

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from vecstore.index import flat
 from vecstore.index.arrays import Arrays
+from vecstore.index.coding import encoded
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.graph import Graph
 from vecstore.index.kinds import GraphOrLists
-from vecstore.index.lists import IN_TAIL, InvertedFile, encoded
+from vecstore.index.lists import IN_TAIL, InvertedFile
 from vecstore.index.nodes import Slots
 from vecstore.kernels import upkeep
 

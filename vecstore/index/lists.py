@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,13 +21,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned, owned
-from vecstore.index.blocks import Allocate, Blocks, ListRoom, Lists, Longs, places_of
+from vecstore.index import kept_lists
+from vecstore.index.arrays import Coder, Codes, Floats, Ints, aligned
+from vecstore.index.blocks import Allocate, Blocks, ListRoom, Lists, Longs
+from vecstore.index.chains import Chains, blocks_for
+from vecstore.index.coding import centroids_of, encoded
 from vecstore.index.flat import METRICS, Rows, gathered, part_rows
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import lists as kernels
 from vecstore.kernels.twins import BLOCK_ROWS
-from vecstore.quantization import ListBinary
 from vecstore.types import IVF, Metric
 
 # Bytes of codes, and rows, that are made before they are put into blocks.
@@ -64,11 +65,7 @@ class InvertedFile:
         """How long each list may be at least: more than others, where a split did not part its rows."""
         self.numbering = 0
         """Differs whenever slots were numbered anew."""
-        self._owners: Ints = np.zeros(0, np.int32)
-        """The list of each block."""
-        self._free: list[int] = []
-        # Lists that were replaced and may still be searched, and the blocks that only they know, the oldest first.
-        self._past: deque[tuple[weakref.ref[Lists], list[int]]] = deque()
+        self._chains = Chains()
         nothing = np.zeros(0, np.int32)
         self.arrays = Lists.of(
             coder=coder, pool=Blocks.empty(coder, 0, allocate), chain=nothing, heads=nothing, lasts=nothing,
@@ -119,7 +116,7 @@ class InvertedFile:
             arrays.tail.slots.reshape(-1)[IN_TAIL - places[places <= IN_TAIL]] = -1
             filed = places[places >= 0]
             arrays.pool.slots.reshape(-1)[filed] = -1
-            np.add.at(self.dead, self._owners[filed // BLOCK_ROWS], 1)
+            np.add.at(self.dead, self._chains.owners[filed // BLOCK_ROWS], 1)
 
     def _know(self, slots: int) -> None:
         if slots > len(self._places):
@@ -193,7 +190,7 @@ class InvertedFile:
 
     def owners(self, places: Longs) -> Ints:
         """The lists of some places of theirs."""
-        return self._owners[places // BLOCK_ROWS]
+        return self._chains.owners[places // BLOCK_ROWS]
 
     # -- lists -----------------------------------------------------------------------------------------------
 
@@ -258,18 +255,18 @@ class InvertedFile:
         emptied: list[int] | None = None,
         centroids: dict[str, Any] | None = None,
         dropped: int | None = None,
-    ) -> None:
-        """Rows that had `places` into lists, as codes relative to them, in one step.
+    ) -> bool:
+        """Rows that had `places` into lists, as codes relative to them, in one step; whether it was done.
 
-        Rows that have gone meanwhile are left out, and all stays as it is where slots were numbered anew since
-        `numbering`. `of_tail` places of the tail are gone then, and the blocks of the
-        lists `emptied`, whose rows must be among those given. `centroids`, by `centroids_of`, are those of all lists
-        from now on; the last list takes the number of one that is `dropped`. `lists` are new numbers.
+        Rows that have gone meanwhile are left out, and nothing is done where slots were numbered anew since
+        `numbering`. `of_tail` places of the tail are gone then, and the blocks of the lists `emptied`, whose rows must
+        be among those given. `centroids`, by `centroids_of`, are those of all lists from now on; the last list takes
+        the number of one that is `dropped`. `lists` are new numbers.
         """
         with self._changing:
-            self._reclaim()
+            self._chains.reclaim(self.arrays.pool.slots)
             if numbering != self.numbering:
-                return
+                return False
             alive = np.flatnonzero(self._places[slots] == places)
             order = alive[np.argsort(lists[alive], kind="stable")]
             slots, lists, codes, terms = slots[order], lists[order].astype(np.int64), codes[order], terms[order]
@@ -284,33 +281,16 @@ class InvertedFile:
             if dropped is not None:
                 for of in (heads, lasts, sizes, dead, limits):
                     of[dropped] = of[-1]
-                self._owners[self._owners == len(heads) - 1] = dropped
+                self._chains.rename(len(heads) - 1, dropped)
             if centroids is not None:
                 heads, lasts, sizes, dead, limits = (
                     np.concatenate([of[:new], np.full(max(0, new - len(of)), fill, np.int32)])
                     for of, fill in ((heads, -1), (lasts, -1), (sizes, 0), (dead, 0), (limits, 0))
                 )
             wanted = np.bincount(lists, minlength=len(heads))
-            before = sizes.astype(np.int64)
-            first_new = -(-before // BLOCK_ROWS)
-            more = -(-(before + wanted) // BLOCK_ROWS) - first_new
-            arrays = self._with_blocks(int(more.sum()))
-            pool, chain = arrays.pool, arrays.chain
-            into = np.empty(len(lists), np.int64)
-            start = 0
-            for one in np.flatnonzero(wanted).tolist():
-                count, size = int(wanted[one]), int(before[one])
-                blocks, partly = [self._free.pop() for _ in range(int(more[one]))], size % BLOCK_ROWS
-                self._owners[blocks] = one
-                links = [int(lasts[one]), *blocks] if heads[one] >= 0 else blocks
-                chain[links[:-1]] = links[1:]
-                spots = [int(lasts[one]), *blocks] if partly else blocks
-                into[start : start + count] = places_of(np.array(spots, np.int64), partly + count)[partly:]
-                if blocks:
-                    heads[one] = blocks[0] if heads[one] < 0 else heads[one]
-                    lasts[one] = blocks[-1]
-                sizes[one] += count
-                start += count
+            arrays = self._with_blocks(int(blocks_for(sizes, wanted).sum()))
+            pool = arrays.pool
+            into = self._chains.append(arrays.chain, heads, lasts, sizes, wanted)
             pool.put(arrays.coder, into, codes, terms)
             pool.slots.reshape(-1)[into] = slots
             changes: dict[str, Any] = {"heads": heads, "lasts": lasts, "sizes": sizes}
@@ -321,6 +301,7 @@ class InvertedFile:
             self._places[slots] = into
             self.dead, self.limits = dead, limits
             self._become(arrays.changed(**changes), retired)
+            return True
 
     def _rest_of_tail(self, arrays: Lists, gone: int) -> dict[str, Any]:
         """The tail without its first places."""
@@ -339,27 +320,18 @@ class InvertedFile:
 
     def _with_blocks(self, more: int) -> Lists:
         """The lists with so many free blocks at least."""
-        arrays, old = self.arrays, len(self.arrays.pool)
-        if more > len(self._free):
-            size = max(old + more - len(self._free), old * 5 // 4)
-            pool, none = arrays.pool.grown(size), np.full(size - old, -1, np.int32)
-            owners = np.concatenate([self._owners, none])
+        arrays, size = self.arrays, self._chains.size_for(more)
+        if size > len(arrays.pool):
+            pool, owners = arrays.pool.grown(size), self._chains.owners_of(size)
+            none = np.full(size - len(arrays.chain), -1, np.int32)
             self._become(arrays.changed(pool=pool, chain=np.concatenate([arrays.chain, none])))
-            self._owners, self._free = owners, list(range(size - 1, old - 1, -1)) + self._free
+            self._chains.grow(owners)
         return self.arrays
 
     def _become(self, arrays: Lists, retired: list[int] | None = None) -> None:
-        self._past.append((weakref.ref(self.arrays), retired or []))
+        self._chains.replaced(self.arrays, retired or [])
         self.arrays = arrays
-        self._reclaim()
-
-    def _reclaim(self) -> None:
-        """Blocks that nobody can search any more are free, and their slots empty."""
-        while self._past and self._past[0][0]() is None:
-            blocks = self._past.popleft()[1]
-            if blocks:
-                self.arrays.pool.slots[blocks] = -1
-                self._free += blocks
+        self._chains.reclaim(arrays.pool.slots)
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -425,61 +397,20 @@ class InvertedFile:
         lists wait."""
         with self._filing:
             with self._changing:
-                arrays = self.arrays
-                blocks = -(-arrays.tail_size // BLOCK_ROWS)
-                tail = arrays.tail.behind(arrays.coder, 0, blocks)
-                parts = {
-                    "codes": arrays.pool.codes, "terms": arrays.pool.terms, "slots": arrays.pool.slots.copy(),
-                    "chain": arrays.chain, "heads": arrays.heads, "sizes": arrays.sizes, "dead": self.dead.copy(),
-                    "centroids": arrays.centroids, "tail_codes": tail.codes[:blocks], "tail_terms": tail.terms[:blocks],
-                    "tail_slots": tail.slots[:blocks], "tail_size": np.array([arrays.tail_size]),
-                }  # fmt: skip
+                parts = kept_lists.parts_of(self.arrays, self.dead)
             yield parts
 
     def restore(self, parts: dict[str, Any], slots: int) -> None:
         """Become the lists that `held` gave, of so many slots; ValueError if the parts do not fit together."""
-        coder, none = self.arrays.coder, self.arrays.pool
-        pool, tail = (
-            Blocks(
-                owned(parts[f"{prefix}codes"], none.codes.dtype), owned(parts[f"{prefix}terms"], none.terms.dtype),
-                owned(parts[f"{prefix}slots"], none.slots.dtype), none.allocate,
-            )
-            for prefix in ("", "tail_")
-        )  # fmt: skip
-        chain, heads, sizes, dead = (owned(parts[name], np.int32) for name in ("chain", "heads", "sizes", "dead"))
-        tail_size, centroids = int(parts["tail_size"][0]), owned(parts["centroids"], np.float32)
-        for one in (pool, tail):
-            if [of.shape[1:] for _, of in _named(one)] != [of.shape[1:] for _, of in _named(none)] or (
-                len({len(of) for _, of in _named(one)}) != 1
-            ):
-                raise ValueError("codes are not those of the rows")
-            if one.slots.size and not -1 <= one.slots.min() <= one.slots.max() < slots:
-                raise ValueError("rows have slots that there are not")
-        if not 0 <= tail_size <= len(tail) * BLOCK_ROWS or len(chain) != len(pool):
-            raise ValueError("blocks are missing")
-        if not len(heads) == len(sizes) == len(dead) == len(centroids) or centroids.shape[1:] != (coder.dim,):
-            raise ValueError("lists are missing")
-        if ((heads < 0) != (sizes == 0)).any() or (sizes < 0).any() or not np.isfinite(centroids).all():
-            raise ValueError("lists are not whole")
-        owners, lasts = np.full(len(pool), -1, np.int32), np.full(len(heads), -1, np.int32)
-        for number, (head, size) in enumerate(zip(heads.tolist(), sizes.tolist(), strict=True)):
-            block = head
-            for _ in range(-(-size // BLOCK_ROWS)):
-                if not 0 <= block < len(pool) or owners[block] >= 0:
-                    raise ValueError("a list leads to blocks that are not its own")
-                owners[block], lasts[number], block = number, block, int(chain[block])
-        self._owners, self.dead, self.limits = owners, dead, np.zeros(len(heads), np.int32)
-        self._free = np.flatnonzero(owners < 0).tolist()
-        self.arrays = Lists.of(
-            coder=coder, pool=pool, chain=chain, heads=heads, lasts=lasts, sizes=sizes, tail=tail, tail_size=tail_size,
-            **centroids_of(coder, centroids),
-        )  # fmt: skip
+        self.arrays, owners, self.dead = kept_lists.restored(parts, slots, self.arrays.coder, self.arrays.pool)
+        self._chains, self.limits = Chains(owners), np.zeros(len(self.dead), np.int32)
         self._find_places()
+        pool, tail = self.arrays.pool, self.arrays.tail
         gone = [int(np.count_nonzero(pool.slots.reshape(-1)[places] < 0)) for places in self._filed()]
-        waiting = np.count_nonzero(tail.slots.reshape(-1)[:tail_size] >= 0)
-        if self.known != int(sizes.sum()) - sum(gone) + waiting:
+        waiting = np.count_nonzero(tail.slots.reshape(-1)[: self.arrays.tail_size] >= 0)
+        if self.known != int(self.arrays.sizes.sum()) - sum(gone) + waiting:
             raise ValueError("rows have two places")
-        if dead.tolist() != gone:
+        if self.dead.tolist() != gone:
             raise ValueError("rows that are gone are counted otherwise")
 
     def figures(self) -> dict[str, Any]:
@@ -500,41 +431,3 @@ class InvertedFile:
                 "code_bytes": code_bytes,
                 "index_bytes": in_ram + sum(of.nbytes for of in rest) + arrays.coarse.codes.nbytes,
             }
-
-
-def encoded(coder: Coder, vectors: Floats, norms: Floats, lists: Ints | None, offsets: Floats) -> tuple[Codes, Floats]:
-    """Codes and terms of rows `(n, dim)` in lists, or in none yet."""
-    if isinstance(coder, ListBinary):
-        if lists is None:
-            lists, offsets = np.zeros(len(vectors), np.int32), np.zeros((1, coder.dims), np.float32)
-        return coder.encode_listed(vectors, norms, lists, offsets)
-    codes = np.empty((len(vectors), coder.code_bytes), np.uint8)
-    terms = np.empty((len(vectors), coder.terms_count), np.float32)
-    coder.encode(vectors, norms, codes, terms)
-    return codes, terms
-
-
-def centroids_of(
-    coder: Coder, centroids: Floats, known: Lists | None = None, changed: Ints | Longs | None = None
-) -> dict[str, Any]:
-    """What `Lists` hold of centroids `(lists, dim)`, of which others than those `changed` are as `known` has them."""
-    n, width = len(centroids), coder.dims if isinstance(coder, ListBinary) else 0
-    if known is None or changed is None:
-        changed = np.arange(n)
-    coarse = Blocks.empty(coder, 0) if known is None else known.coarse
-    coarse = coarse.grown(-(-n // BLOCK_ROWS))
-    offsets, terms = np.zeros((n, width), np.float32), np.zeros((n, 2), np.float32)
-    if known is not None:
-        same = min(n, len(known.offsets))
-        offsets[:same], terms[:same] = known.offsets[:same], known.offset_terms[:same]
-    some = centroids[changed]
-    norms = np.sqrt(np.einsum("ij,ij->i", some, some))
-    places = np.asarray(changed, np.int64)
-    coarse.put(coder, places, *encoded(coder, some, norms, None, np.zeros((0, 0), np.float32)))
-    if isinstance(coder, ListBinary):
-        offsets[changed], terms[changed] = coder.offsets(some)
-    return {"centroids": centroids, "coarse": coarse, "offsets": offsets, "offset_terms": terms}
-
-
-def _named(blocks: Blocks) -> list[tuple[str, npt.NDArray[Any]]]:
-    return [("codes", blocks.codes), ("terms", blocks.terms), ("slots", blocks.slots)]

@@ -14,7 +14,8 @@ import numpy as np
 from vecstore.index import kmeans
 from vecstore.index.arrays import Floats, Ints
 from vecstore.index.blocks import Longs
-from vecstore.index.lists import InvertedFile, centroids_of, encoded
+from vecstore.index.coding import centroids_of, encoded
+from vecstore.index.lists import InvertedFile
 from vecstore.index.parallel import over_ranges
 from vecstore.types import IVF, Metric
 
@@ -124,11 +125,11 @@ def do(step: Step, lists: InvertedFile, numbering: int, threads: int) -> None:
         codes[some], terms[some] = encoded(coder, step.vectors[some], step.norms[some], labels[some], offsets)
 
     over_ranges(len(labels), 256, threads if len(labels) > 1024 else 1, work)
-    lists.put(
+    done = lists.put(
         step.slots, step.places, numbering, labels, codes, terms, of_tail=step.of_tail, emptied=emptied, centroids=kept,
         dropped=dropped,
     )  # fmt: skip
-    if step.do == "split" and len(lists.limits) == len(centroids):  # it was not dropped
+    if step.do == "split" and done:
         whole, sizes = arrays.sizes[step.around[0]], lists.arrays.sizes
         for part in (step.around[0], *range(len(arrays.sizes), len(sizes))):
             again = step.longest < sizes[part] <= PROGRESS * whole
