@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore.index import fitting
+from vecstore.index import fitting, steps
 from vecstore.index.following import Change
 from vecstore.index.kinds import index_of
 
@@ -120,3 +120,20 @@ def test_codes_that_were_fitted_on_few_rows_are_fitted_anew(kind, monkeypatch):
     fresh = vecstore.Index(DIM, metric="l2", index=vecstore.IVF(), quantization=kind)
     fresh.add(rows)
     assert inner.structure.arrays.coder == fresh._index.structure.arrays.coder
+
+
+def test_a_step_holds_few_rows_and_what_comes_to_one_place_is_parted(monkeypatch):
+    monkeypatch.setattr(steps, "LEAST_ROWS", 256)
+    monkeypatch.setattr(steps, "AT_HAND", 256 * 4 * DIM)
+    held, do = [], steps.do
+    monkeypatch.setattr(steps, "do", lambda step, *rest: (held.append(len(step.vectors)), do(step, *rest)))
+    rng = np.random.default_rng(3)
+    index = vecstore.Index(DIM, metric="l2", index=vecstore.IVF())
+    index.add(rng.standard_normal((5000, DIM)).astype(np.float32))
+    rows = rng.standard_normal((4000, DIM)).astype(np.float32) + 20
+    index.add(rows, ids=np.arange(10_000, 14_000))
+    assert len(held) > 9000 // 256 and max(held) <= 512
+    sizes = index._index.structure.arrays.sizes
+    assert len(sizes) > 100 and sizes.max() < 5 * sizes.mean()
+    found, _ = index.search(rows[:500], 1)
+    assert np.array_equal(found[:, 0], np.arange(10_000, 10_500))
