@@ -32,6 +32,12 @@ JIT = not config.DISABLE_JIT
 # Division follows IEEE rules instead of raising; fastmath is left to the intrinsics, which say where it is
 # safe.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_HELPER_OPTIONS: dict[str, Any] = {
+    **_OPTIONS,
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "pipeline_class": HelperCompiler,
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +51,7 @@ def inlined(function: F) -> F:
     """A helper of kernels, inlined by LLVM into each of them and cached with them; Python cannot call it."""
     if not JIT:
         return function
-    compiled: F = njit(forceinline=True, no_cpython_wrapper=True, pipeline_class=HelperCompiler, **_OPTIONS)(function)
+    compiled: F = njit(**_HELPER_OPTIONS)(function)
     return compiled
 
 
