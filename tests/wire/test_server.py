@@ -209,6 +209,10 @@ def test_a_write_whose_caller_has_given_up_does_not_come_later(
             assert begun.acquire(timeout=30)
             with pytest.raises(vecstore.DeadlineExceededError):
                 theirs.insert(1, [1, 1])
+            # An answer to what came after on the same connection: the server has seen that they gave up.
+            with pytest.raises(grpc.RpcError) as refused:
+                impatient._connection.channel.unary_unary("/no/such")(b"", timeout=30)
+            assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
         go_on.set()
         assert running.result() == 0 and docs.get(1) is None and docs.count() == 0
 
