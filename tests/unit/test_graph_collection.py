@@ -5,6 +5,7 @@ import pytest
 
 import vecstore
 from tests.graphs import DIM, NAME_OF, ids_of, recall, wait
+from vecstore.index import answering, graph, hnsw
 
 METRICS = ["cosine", "dot", "l2"]
 KINDS = [vecstore.Int8(), vecstore.Int4(), vecstore.Binary(), None]
@@ -208,3 +209,23 @@ def test_stats_add_up(db, rows, kind):
     wait(lambda: docs.stats().tombstones == 0)
     stats = docs.stats()
     assert stats.linked + stats.tail == stats.count == 800
+
+
+def test_a_search_takes_the_cpus_that_there_are_by_now(db, monkeypatch):
+    docs = db.create_collection("docs", 16)
+    rows = np.random.default_rng(5).standard_normal((1200, 16))
+    docs.insert(range(1200), rows)
+    docs.wait_indexed(60)
+    taken, ranges = [], graph.over_ranges
+
+    def watched(stop, step, threads, work):
+        if stop == 200:
+            taken.append(threads)
+        return ranges(stop, step, threads, work)
+
+    monkeypatch.setattr(graph, "over_ranges", watched)
+    for available in (1, 2):
+        for module in (answering, hnsw):
+            monkeypatch.setattr(module, "cpus", lambda available=available: available)
+        docs.search(rows[:200], 10)
+    assert taken == [1, 2]

@@ -14,6 +14,7 @@ from vecstore.index.calls import NO_NAMES
 from vecstore.index.flat import Floats, Found, Rows
 from vecstore.index.following import Following, S
 from vecstore.index.nodes import Slots
+from vecstore.index.parallel import cpus
 from vecstore.types import IndexConfig
 
 # Fewer rows are too few to fit a quantizer on, and an exact scan is as fast.
@@ -108,10 +109,11 @@ class Answering(Following[S]):
     ) -> tuple[Any, Any, Any]:
         """Slots and scores `(n, k)` of the best rows, and `(n, 2)` how many were found and scored."""
         arrays = structure.arrays
-        asked = (arrays.serial, self.config, matches, k, effort, oversampling, len(queries), threads)
+        available = cpus() if threads is None and len(queries) > 1 else 1
+        asked = (arrays.serial, self.config, available, matches, k, effort, oversampling, len(queries), threads)
         known, plan = self._planned  # most searches ask what the last one did
         if asked != known:
-            plan = self._plan(arrays, *asked[2:])
+            plan = self._plan(arrays, *asked[3:])
             self._planned = (asked, plan)
         slots, scores, counts = structure.search(rows, allowed, queries, k, *plan)
         if not all_full(counts, k) and (widest := self._widest(plan, arrays)) is not None:
