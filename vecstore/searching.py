@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,12 +102,15 @@ def _hits(view: View, index: GraphOrLists | None, found: flat.Found, query: Quer
     """Hits by the ids that the index knows, or else by looking rows up."""
     ids = None
     if index is not None and found and not (query.with_payload or query.with_vectors or query.exact):
-        one = len(found) == 1
-        ids = index.ids(found[0][0] if one else np.concatenate([slots for slots, _ in found]), view.state.lsn)
+        ids = index.ids(_joined([slots for slots, _ in found]), view.state.lsn)
     if ids is None:
         return [results.hits(view, slots, scores, query.with_payload, query.with_vectors) for slots, scores in found]
-    some = iter(ids)
-    return [hits_of(islice(some, len(scores)), scores.tolist()) for _, scores in found]
+    hits = iter(hits_of(ids, _joined([scores for _, scores in found]).tolist()))
+    return [list(islice(hits, len(scores))) for _, scores in found]
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _bits(slots: npt.NDArray[np.int64], n_bytes: int) -> npt.NDArray[np.uint8]:

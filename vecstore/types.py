@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -49,8 +50,8 @@ class Hit(NamedTuple):
 
 def hits_of(ids: Iterable[Id], scores: Iterable[float]) -> list[Hit]:
     """Hits without payload and vector: the quickest way to make many."""
-    new = tuple.__new__
-    return [new(Hit, (one, score, None, None)) for one, score in zip(ids, scores, strict=False)]
+    none = repeat(None)
+    return list(map(tuple.__new__, repeat(Hit), zip(ids, scores, none, none, strict=False)))
 
 
 @dataclass(frozen=True, slots=True)
