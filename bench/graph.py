@@ -62,6 +62,9 @@ def build(data: Data, db: vecstore.Database) -> tuple[vecstore.Index, Any]:
     print(f"inserted after {inserted:.1f} s")
     if before is not None:
         figures = docs.stats()
+        while figures.checkpoint_lsn < figures.lsn:  # it takes copies, which are given back
+            time.sleep(0.5)
+            figures = docs.stats()
         grown = ((anonymous() or 0) - before) / n
         print(f"memory of the collection {grown:.0f} bytes a row anonymous, {figures.index_bytes / n:.0f} by its parts")
     return index, docs
