@@ -204,12 +204,14 @@ class Collection(CollectionVerbs):
         """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
         `Database.backup`."""
         self._upkeep.refuse_closed()
+        self._store.env.refuse_forked()
         back_up(arguments.folder(path, "path"), [(self.name, self._store)])
 
     # -- life ------------------------------------------------------------------------------------------------
 
     def _refuse_unwritable(self) -> None:
         self._upkeep.refuse_closed()
+        self._store.env.refuse_forked()
         if self._read_only:
             raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
 

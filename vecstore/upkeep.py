@@ -86,6 +86,7 @@ class Upkeep:
 
     def rebuild(self, seed: int | None) -> None:
         """The same index anew from the rows."""
+        self._store.env.refuse_forked()
         with self._maintaining:
             with self.view():
                 means = self.current()
@@ -187,6 +188,8 @@ class Upkeep:
 
     def close(self) -> None:
         """Let go of index and file; once."""
+        if self._store.env.forked:
+            return  # both are the parent's
         with self._closing:
             if not self.closed:
                 self.closed = True

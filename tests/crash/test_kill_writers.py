@@ -1,7 +1,8 @@
 """Writers and searchers of one process are killed together, at every failpoint and at random; then on with the folder.
 
 After each kill: what was acknowledged is there bit by bit, of each writer's call under way all or nothing, nothing is
-damaged, and each row is found. VECSTORE_KILLS=N says how many random kills; `make crash` makes thousands.
+damaged, and each row is found; also for a process that reads all the time and is never killed. VECSTORE_KILLS=N says
+how many random kills; `make crash` makes thousands.
 """
 
 import contextlib
@@ -116,11 +117,50 @@ def server():
     started.end()
 
 
+class Follower:
+    """A process that reads; see tests/crash/follower.py."""
+
+    def __init__(self):
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.follower"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=ROOT,
+        )  # fmt: skip
+        self.folder, self.looks = None, 0
+        assert json.loads(self.popen.stdout.readline()) == "ready"
+
+    def ask(self, do, **order):
+        self.popen.stdin.write(json.dumps({"do": do, **order}) + "\n")
+        line = self.popen.stdout.readline()
+        assert line, f"the follower ended with {self.popen.wait()}"
+        answer = json.loads(line)
+        assert not isinstance(answer, str), answer
+        return answer
+
+    def verify(self, folder, *, check):
+        """What it sees of a folder, from now on until it is asked for another one."""
+        if self.folder is not folder:
+            self.ask("open", path=str(folder.path), seed=folder.seed, writers=WRITERS)
+            self.folder = folder
+        self.looks = self.ask("verify", rows=[len(mine) for mine, _ in folder.models.values()], check=check)
+
+    def end(self):
+        self.popen.stdin.close()
+        self.popen.wait()
+        self.popen.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def follower():
+    started = Follower()
+    yield started
+    started.end()
+
+
 class Folder:
     """A database that children write to, and what must be in it."""
 
-    def __init__(self, server, path, seed):
-        self.server, self.path, self.seed = server, path, seed
+    def __init__(self, server, path, seed, follower):
+        self.server, self.path, self.seed, self.follower = server, path, seed, follower
         self.models = {writer: ({}, 0) for writer in range(WRITERS)}  # rows, and the number of the next call
         self.acknowledged = self.kept = self.kills = 0
 
@@ -174,11 +214,12 @@ class Folder:
                 queries = np.array([record.vector for record in page.records])
                 best = [[hit.id for hit in hits] for hits in docs.search(queries, 1)]
                 assert [ids for one, ids in zip(page.records, best, strict=True) if ids != [one.id]] == []
+        self.follower.verify(self, check=linked)
 
 
-def test_writers_that_are_killed_at_random_lose_nothing(server, tmp_path, small_graphs, small_lists):
+def test_writers_that_are_killed_at_random_lose_nothing(server, follower, tmp_path, small_graphs, small_lists):
     rng = random.Random(SEED)
-    folder = Folder(server, tmp_path / "db", SEED)
+    folder = Folder(server, tmp_path / "db", SEED, follower)
     for kill in range(KILLS):
         # While it opens, in its first calls, or after a while; and then anywhere in a call.
         calls = rng.choice([-1, rng.randrange(8), rng.randrange(40), rng.randrange(40)])
@@ -193,14 +234,19 @@ def test_writers_that_are_killed_at_random_lose_nothing(server, tmp_path, small_
         except BaseException as error:
             error.add_note(f"after kill {kill} of VECSTORE_SEED={SEED}")
             raise
-    print(f"{folder.kills} kills, {folder.acknowledged} calls acknowledged, {folder.kept} kept unacknowledged")
+    print(
+        f"{folder.kills} kills, {folder.acknowledged} calls acknowledged, {folder.kept} kept unacknowledged, "
+        f"{follower.looks} looks of a reader"
+    )
     assert folder.acknowledged > KILLS
     assert folder.kept or KILLS < 50
 
 
 @pytest.mark.parametrize("failpoint", REACHED)
-def test_writers_that_are_killed_at_a_failpoint_lose_nothing(server, tmp_path, small_graphs, small_lists, failpoint):
-    folder = Folder(server, tmp_path / "db", SEED)
+def test_writers_that_are_killed_at_a_failpoint_lose_nothing(
+    server, follower, tmp_path, small_graphs, small_lists, failpoint
+):
+    folder = Folder(server, tmp_path / "db", SEED, follower)
     if failpoint == "open.leftovers":
         vecstore.open(folder.path).close()
         (folder.path / "collections" / ".left-0000").mkdir()

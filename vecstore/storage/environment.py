@@ -105,10 +105,10 @@ class Environment(Gate):
             self._env.reader_check()
             for name in self._databases:
                 self._dbs[name] = self._env.open_db(name.encode(), create=create)
+            self.resume_syncing()
         except BaseException:
             self._env.close()
             raise
-        self.resume_syncing()
 
     def db(self, name: str) -> Any:
         """The handle of one of its databases."""
@@ -195,7 +195,7 @@ class Environment(Gate):
     def write_once(self, work: Callable[[Any], T]) -> T:
         """The same without growing: MapFullError of LMDB where the map is too small, to be met by `grow`."""
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
-        self._enter()
+        me = self._enter()
         try:
             if self._syncer is not None:
                 self._syncer.before_commit()
@@ -219,8 +219,8 @@ class Environment(Gate):
             raise self.translate(error) from error
         finally:
             with self._lock:  # as `_leave`, but an interruption can come between a call and its first line
-                self._readers -= 1
-                if not self._readers and self._exclusive:
+                self._inside.discard(me)
+                if not self._inside and self._exclusive:
                     self._gate.notify_all()
 
     def _forget_dead_readers(self) -> None:
@@ -338,25 +338,25 @@ class Environment(Gate):
 class Reading:
     """A context with a read transaction. Not a generator, which would take a tenth of the time of a search."""
 
-    __slots__ = ("_env", "_txn")
+    __slots__ = ("_env", "_thread", "_txn")
 
     def __init__(self, env: Environment) -> None:
         self._env = env
 
     def __enter__(self) -> Any:
         env = self._env
-        env._enter()
+        thread = self._thread = env._enter()
         try:
             self._txn = env._begin()
         except BaseException as error:
-            env._leave()
+            env._leave(thread)
             self._translated(error)
             raise
         return self._txn
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._txn.abort()
-        self._env._leave()
+        self._env._leave(self._thread)
         if error is not None:
             self._translated(error)
 

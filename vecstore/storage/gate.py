@@ -22,6 +22,14 @@ class ReplacedError(Exception):
     """The path leads to another file than the one that was opened: that of a compaction, or none."""
 
 
+def forked(path: Path) -> StateError:
+    """The error of what was opened by the parent of this process."""
+    return StateError(
+        f"{path} was opened before this process was forked, and is its parent's alone; "
+        "close it before forking, and open it in each process"
+    )
+
+
 class Gate(abc.ABC):
     """Counts the readers of the file that is open under a path."""
 
@@ -38,7 +46,9 @@ class Gate(abc.ABC):
         # interruption could leave it held.
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
-        self._readers = 0
+        # The threads that are in the map. One that was interrupted on its way out is still among them, until it comes
+        # again: KeyboardInterrupt may come between any two lines.
+        self._inside: set[int] = set()
         self._exclusive = False
         self._closed: Callable[[], Exception] | None = None
         self._retired: Callable[[], Exception] | None = None
@@ -51,16 +61,16 @@ class Gate(abc.ABC):
     def refuse_forked(self) -> None:
         """StateError in a child of the process that opened the file."""
         if os.getpid() != self._pid:  # as `forked`, but on the way of each search
-            raise StateError(
-                f"{self.path.parent} was opened before this process was forked, and is its parent's alone; "
-                "close it before forking, and open it in each process"
-            )
+            raise forked(self.path.parent)
 
-    def _enter(self) -> None:
-        entered = False
+    def _enter(self) -> int:
+        """Come in, as the thread that is returned."""
+        me, entered = threading.get_ident(), False
         try:
             self.refuse_forked()
             with self._lock:
+                if me in self._inside:
+                    self._take_out(me)
                 while self._exclusive:
                     self._gate.wait()
                 if self._retired is not None:
@@ -69,21 +79,25 @@ class Gate(abc.ABC):
                     raise self._closed()
                 if self.read_only and not self.still_there():
                     raise ReplacedError
-                self._readers += 1
+                self._inside.add(me)
                 entered = True
+            return me
         except BaseException:
             if entered:  # and interrupted on the way out
-                self._leave()
+                self._leave(me)
             raise
 
-    def _leave(self) -> None:
+    def _leave(self, thread: int) -> None:
         with self._lock:
-            self._readers -= 1
-            if not self._readers:
-                if self._retired is not None:
-                    self._shut(ClosedError)
-                if self._exclusive:
-                    self._gate.notify_all()
+            self._take_out(thread)
+
+    def _take_out(self, thread: int) -> None:
+        self._inside.discard(thread)
+        if not self._inside:
+            if self._retired is not None:
+                self._shut(ClosedError)
+            if self._exclusive:
+                self._gate.notify_all()
 
     @property
     def closed(self) -> bool:
@@ -102,11 +116,12 @@ class Gate(abc.ABC):
     def _alone(self, action: Callable[[], T]) -> T:
         """Run `action` while no reader is in the map."""
         with self._lock:
+            self._take_out(threading.get_ident())
             while self._exclusive:
                 self._gate.wait()
             self._exclusive = True
             try:
-                while self._readers:
+                while self._inside:
                     self._gate.wait()
                 return action()
             finally:
@@ -120,13 +135,12 @@ class Gate(abc.ABC):
             if self._closed is None and self._retired is None:
                 action()
 
+        me = threading.get_ident()
         with self._lock:
-            self._readers -= 1
-            self._gate.notify_all()
             try:
                 self._alone(unless_closed)
             finally:
-                self._readers += 1
+                self._inside.add(me)
             if self._retired is not None:
                 raise self._retired()
             if self._closed is not None:
@@ -137,7 +151,7 @@ class Gate(abc.ABC):
         raise `because()`."""
         with self._lock:
             self._retired = because
-            if not self._readers:
+            if not self._inside:
                 self._shut(ClosedError)
 
     def _shut(self, because: Callable[[], Exception]) -> None:
