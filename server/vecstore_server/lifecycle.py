@@ -118,7 +118,7 @@ def serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     server = Server(config)
-    # What was imported stays for ever: each full collection, of which one may come in any call, would look at all of it.
+    # What was imported stays: a full collection, of which one may come in any call, need not look at it.
     gc.collect()
     gc.freeze()
     log.info("serving %s on %s", config.data, server.address)
