@@ -38,17 +38,10 @@ INDEXES = (
 )  # fmt: skip
 
 
-<<<<<<< HEAD
-def make_small():
+def make_all_small():
     """Let this process do all upkeep within some hundred rows."""
-    make_graphs_small(setattr)
-    make_lists_small(setattr)
-=======
-def main():
-    out = int(sys.argv[1])
     make_small("graphs")
     make_small("lists")
->>>>>>> main
     scratch.LEAST = 1024
     # So that each child grows its map, trims its log and writes checkpoints, often.
     environment.FIRST_MAP_SIZE = 1 << 20
@@ -60,7 +53,7 @@ def main():
 
 def main():
     out = int(sys.argv[1])
-    make_small()
+    make_all_small()
     warmup()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

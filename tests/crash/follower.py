@@ -15,7 +15,7 @@ import traceback
 import numpy as np
 
 import vecstore
-from tests.crash.children import NAME, make_small
+from tests.crash.children import NAME, make_all_small
 from tests.crash.plans import DIM, applied, plan
 from vecstore.kernels._jit import warmup
 
@@ -72,7 +72,7 @@ class Follower:
 
 
 def main():
-    make_small()
+    make_all_small()
     warmup()
     print(json.dumps("ready"), flush=True)
     follower = wrong = None
