@@ -220,7 +220,6 @@ class Collection(CollectionVerbs):
 
     def _refuse_unwritable(self) -> None:
         self._upkeep.refuse_closed()
-        self._store.env.refuse_forked()
         if self._read_only:
             raise ReadOnlyError(f'collection "{self.name}" belongs to a database opened with read_only=True')
 

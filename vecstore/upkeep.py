@@ -102,6 +102,7 @@ class Upkeep:
         progress: Callable[[int, int], None],
     ) -> None:
         """Another index, built beside the old one, whose place it takes in one transaction."""
+        self._store.env.refuse_forked()
         with self._maintaining:
             with self.view():
                 before = self.means  # of a collection that is neither closed nor dropped
@@ -155,6 +156,7 @@ class Upkeep:
 
     def compact(self) -> None:
         """A file with nothing but the rows, in the order of the graph."""
+        self._store.env.refuse_forked()
         with self._maintaining:
             self._store.compact(self._order, self._renumbering)
             if self.means.indexing is not None:

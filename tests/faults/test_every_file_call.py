@@ -146,7 +146,7 @@ class Run:
 
 
 # With little effort few of the calls of the graph fail, whose run takes long.
-@pytest.mark.parametrize(("index", "some"), [(vecstore.Flat(), 2), (vecstore.HNSW(m=8), 16)], ids=["flat", "graph"])
+@pytest.mark.parametrize(("index", "some"), [(vecstore.Flat(), 7), (vecstore.HNSW(m=8), 25)], ids=["flat", "graph"])
 def test_any_call_that_fails_is_told_or_does_not_matter(tmp_path, small_graphs, monkeypatch, index, some):
     kinds = []
     Run(tmp_path / "counted" / "db", index, {}, lambda call, number: kinds.append(call), monkeypatch)

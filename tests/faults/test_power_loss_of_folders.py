@@ -88,12 +88,13 @@ class Recording:
         self.killed(patch, store, lambda: self.db.get_collection("docs").compact())
         self.insert("docs", 40)
 
-    def moments(self, rng):
-        """At each event, disks that may be found if the power fails: the step before it, contents, and names."""
+    def moments(self, rng, share=1.0):
+        """At events, disks that may be found if the power fails: the step before it, contents, and names. At all of
+        names, or a `share`, and some of LMDB."""
         lmdb = [isinstance(event, Call) and event.path.endswith(".mdb") for event in self.recorder.events]
         for number, event in enumerate(self.recorder.events):
             begun = self.names.begun(event, number)
-            if rng.random() < (IMAGES / sum(lmdb) if lmdb[number] else 1):
+            if rng.random() < (IMAGES / sum(lmdb) if lmdb[number] else share):
                 contents = rng.choice([*self.names.disk.images(begun, rng, 4)])
                 upto = rng.choice([-1, number, rng.randrange(number + 1)])
                 step = sum(end <= number for end in self.ends) - 1
@@ -152,7 +153,7 @@ def test_rows_that_a_repair_takes_out_are_in_its_file(tmp_path, monkeypatch):
     assert len(recording.lost) > 10
     [quarantine] = recording.path.glob("collections/docs/quarantine-*.jsonl")
     rng, repaired = random.Random(SEED), 0
-    for number, step, lay_out in recording.moments(rng):
+    for number, step, lay_out in recording.moments(rng, 1.0 if MANY else 0.4):
         if number < recording.damaged:
             continue
         found = tmp_path / "found"

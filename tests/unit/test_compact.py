@@ -202,16 +202,18 @@ def test_a_file_that_cannot_be_opened_again_takes_no_writes(db, rows, monkeypatc
         assert contents(again.get_collection("docs")) == before
 
 
-def test_an_interruption_behind_the_rename_lets_nobody_write_to_the_old_file(db, rows, monkeypatch):
+@pytest.mark.parametrize("point", ["compact.renamed", "compact.synced", "compact.opened"])
+def test_an_interruption_behind_the_rename_lets_nobody_write_to_the_old_file(db, rows, monkeypatch, point):
     docs = filled(db, rows)
     before = contents(docs)
 
     def interrupt(name):
-        if name == "compact.renamed":
+        if name == point:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(compaction, "reach", interrupt)
+        for module in (compaction, store):
+            patched.setattr(module, "reach", interrupt)
         with pytest.raises(KeyboardInterrupt):
             docs.compact()
     with pytest.raises(StorageError, match="could not be opened again after compact"):

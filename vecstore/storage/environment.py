@@ -155,7 +155,8 @@ class Environment(Gate):
         if not self._given_up():
             return  # another thread was first
         if self._syncer is not None:
-            self._syncer.detach()
+            with contextlib.suppress(StorageError):  # which it keeps: nothing is written any more
+                self._syncer.detach()
         self._env.close()
         try:
             self._open()

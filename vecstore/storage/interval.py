@@ -166,12 +166,19 @@ class Syncer:
         self._raise_error()
 
     def detach(self) -> None:
-        """Let go of an environment that was synced by another hand, and takes no more transactions."""
+        """Sync everything, and let go of an environment that takes no more transactions."""
         self._end_thread()
-        with self._stepping:
-            if self._last.open and self.error is None:
-                self._write(False, self._last.meta)
-        self._let_go()
+        try:
+            with self._stepping:
+                if self._last.open and self.error is None:
+                    self._sync(self._sync_file)
+                    self._write(False, self._last.meta)
+        finally:
+            self._let_go()
+
+    def _sync_file(self) -> None:
+        with disk_errors(self._path):
+            recovery.sync_file(self._data)
 
     def _end_thread(self) -> None:
         self._stopping = True
@@ -248,9 +255,12 @@ class Syncer:
             finally:
                 self._turn.release()
 
-    def _sync(self) -> None:
+    def _sync(self, sync: Callable[[], None] | None = None) -> None:
         try:
-            self._env.sync(True)
+            if sync is None:
+                self._env.sync(True)
+            else:
+                sync()
         except BaseException as error:
             if isinstance(error, Exception):
                 self.error = error

@@ -198,20 +198,24 @@ class Store(SharedFile):
                 raise
             self._give_up(old, error)
             raise
+        fresh = None
         try:
             with disk_errors(old.path):
                 sync_folder(old.path.parent)
             reach("compact.synced")
             fresh = Environment(old.path, max_size=old.max_size, sync_interval=old.sync_interval, turn=old.turn)
+            with fresh.reading() as txn:  # what the next search would have to wait for
+                table = snapshot.load(txn, fresh, self.layout)
+                with contextlib.suppress(CorruptionError):  # which that search tells
+                    View(txn, fresh, self.layout, table).verify()
+            self._ready = fresh, table
+            reach("compact.opened")
+            self._go_on_with(fresh)
         except BaseException as error:
+            if fresh is not None:
+                fresh.close()
             self._give_up(old, error)
             raise
-        with fresh.reading() as txn:  # what the next search would have to wait for
-            table = snapshot.load(txn, fresh, self.layout)
-            with contextlib.suppress(CorruptionError):  # which that search tells
-                View(txn, fresh, self.layout, table).verify()
-        self._ready = fresh, table
-        self._go_on_with(fresh)
 
     def _give_up(self, old: Environment, error: BaseException) -> None:
         """Take no more calls, where another file or none has the name of the old one by now: nobody would find again
