@@ -9,14 +9,18 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from vecstore.errors import ClosedError, StateError
 
 T = TypeVar("T")
+
+LOOK_AGAIN_SECONDS = 1.0
+PACKAGE: Final = os.fspath(Path(__file__).parents[1])
 
 
 class ReplacedError(Exception):
@@ -48,7 +52,7 @@ class Gate(abc.ABC):
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)
         # The threads that are in the map. One that was interrupted on its way out is still among them, until it comes
-        # again: KeyboardInterrupt may come between any two lines.
+        # again or is waited for: KeyboardInterrupt may come between any two lines.
         self._inside: set[int] = set()
         self._exclusive = False
         self._closed: Callable[[], Exception] | None = None
@@ -123,11 +127,22 @@ class Gate(abc.ABC):
             self._exclusive = True
             try:
                 while self._inside:
-                    self._gate.wait()
+                    if not self._gate.wait(LOOK_AGAIN_SECONDS):
+                        self._forget_interrupted()
                 return action()
             finally:
                 self._exclusive = False
                 self._gate.notify_all()
+
+    def _forget_interrupted(self) -> None:
+        """Take out the threads that are not in vecstore at all, and so in no map."""
+        frames = sys._current_frames()
+        for thread in [*self._inside]:
+            frame = frames.get(thread)
+            while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+                frame = frame.f_back
+            if frame is None:
+                self._inside.discard(thread)
 
     def _aside(self, action: Callable[[], None]) -> None:
         """Run `action` for a reader that has found no way in, once no other is in the map."""
