@@ -212,6 +212,11 @@ class InvertedFile:
                 )
             )  # fmt: skip
 
+    @property
+    def gone(self) -> int:
+        """Places of lists whose rows have gone."""
+        return int(self.dead.sum())
+
     def places_of(self, slots: Longs) -> Longs:
         """The places of some slots, NOWHERE for those without a row."""
         known = slots < len(self._places)
