@@ -304,7 +304,7 @@ class Following(abc.ABC, Generic[S]):
         return structure
 
     def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
-        """`restore` while searches run: of a write that the index does not know yet, whatever slots were called before."""
+        """`restore` while searches run: of a write that the index does not know yet, whatever its slots were."""
         with self._following:
             if lsn > self._lsn:
                 self._version += 1

@@ -128,7 +128,7 @@ class CheckpointFile:
                 except ReplacedError:  # by a later one, or by nothing
                     continue
                 except DAMAGED as error:
-                    # Its pages are looked through before a transaction can hold them: a writer may have used them again.
+                    # Its pages are looked through before a transaction holds them: a writer may have used them again.
                     if left and self.stamp() != before:
                         continue
                     self._damaged = True
