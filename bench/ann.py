@@ -30,7 +30,8 @@ import numpy as np
 from bench import data, datasets, plot
 from bench.datasets import OUT, Dataset
 from bench.durable import COLLECTIONS
-from bench.engines import EFS, ENGINES, Knobs, M, Task
+from bench.engine import EFS, Knobs, M, Task
+from bench.engines import ENGINES
 from bench.worker import Built, EngineError, Worker
 
 TARGETS = (0.90, 0.95, 0.99)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.engines import EF_CONSTRUCTION, Calls, Engine, Floats, Knobs, M, in_rows
+from bench.engine import EF_CONSTRUCTION, Calls, Engine, Floats, Knobs, M, in_rows
 
 
 class Collection(Engine):

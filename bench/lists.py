@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import data, datasets
 from bench.datasets import Dataset
-from bench.engines import block_of, lists_for
+from bench.engine import block_of, lists_for
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.durable import COLLECTIONS, cpus
-from bench.engines import ENGINES, Engine, Knobs, Task
+from bench.engine import Engine, Knobs, Task
+from bench.engines import ENGINES
 
 LEAST = 0.05  # seconds; few queries are asked again until they took that long
 

@@ -41,45 +41,30 @@ def rows():
     return make
 
 
-# Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time.
-SMALL_GRAPHS = (
-    (hnsw, "FIT_FROM", 100),
-    (hnsw, "LINK_FROM", 300),
-    (graph, "MIN_BATCH", 32),
-)
+# Codes from 100 rows on; a graph from 300 on, which grows by 32 nodes at a time; lists from 300 on, which are split
+# from 24 rows on and filled with 64 rows at a time.
+SMALL = {
+    "graphs": ((hnsw, "FIT_FROM", 100), (hnsw, "LINK_FROM", 300), (graph, "MIN_BATCH", 32)),
+    "lists": ((ivf, "FIT_FROM", 100), (ivf, "TRAIN_FROM", 300), (ivf, "LEAST_LONGEST", 24), (ivf, "BATCH", 64)),
+}
 
 
-def make_graphs_small(set_attribute):
-    """Let a few hundred rows have a graph, in this process, by `set_attribute(module, name, value)`."""
-    for module, name, value in SMALL_GRAPHS:
+def make_small(kind, set_attribute=setattr):
+    """Let a few hundred rows have graphs, or lists, in this process, by `set_attribute(module, name, value)`."""
+    for module, name, value in SMALL[kind]:
         set_attribute(module, name, value)
 
 
 @pytest.fixture
 def small_graphs(monkeypatch):
-    """Codes from 100 rows on, a graph from 300 on, which grows by 32 nodes at a time."""
-    make_graphs_small(monkeypatch.setattr)
-
-
-# Codes from 100 rows on, lists from 300 on, which are split from 24 rows on and filled with 64 rows at a time.
-SMALL_LISTS = (
-    (ivf, "FIT_FROM", 100),
-    (ivf, "TRAIN_FROM", 300),
-    (ivf, "LEAST_LONGEST", 24),
-    (ivf, "BATCH", 64),
-)
-
-
-def make_lists_small(set_attribute):
-    """Let a few hundred rows have lists, in this process, by `set_attribute(module, name, value)`."""
-    for module, name, value in SMALL_LISTS:
-        set_attribute(module, name, value)
+    """A few hundred rows have a graph."""
+    make_small("graphs", monkeypatch.setattr)
 
 
 @pytest.fixture
 def small_lists(monkeypatch):
     """A few hundred rows have lists."""
-    make_lists_small(monkeypatch.setattr)
+    make_small("lists", monkeypatch.setattr)
 
 
 @pytest.fixture

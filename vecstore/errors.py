@@ -10,7 +10,6 @@
       StateError (RuntimeError)                  the object cannot do that now
         ClosedError                              it was closed
         ReadOnlyError                            it was opened with read_only=True
-        IndexNotTrainedError                     the index has not seen enough rows yet
       StorageError (OSError)                     the folder and its files
         DatabaseFullError                        max_size is reached
           DiskFullError                          the disk, a quota or a file-size limit is
@@ -115,12 +114,6 @@ class ReadOnlyError(StateError):
     """A write through a database that was opened with read_only=True."""
 
     reason = "READ_ONLY"
-
-
-class IndexNotTrainedError(StateError):
-    """The index needs more rows before it can do this."""
-
-    reason = "INDEX_NOT_TRAINED"
 
 
 class StorageError(VecstoreError, OSError):

@@ -29,6 +29,7 @@ from vecstore.index.hnsw import HnswIndex
 from vecstore.index.kinds import index_of
 from vecstore.index.lists import InvertedFile
 from vecstore.storage.checkpoint import INDEX_FILE
+from vecstore.storage.pace import paced
 from vecstore.storage.scratch import Scratch
 from vecstore.storage.store import Store
 from vecstore.storage.view import View
@@ -41,6 +42,8 @@ MAX_TAIL = 32_768
 # A compaction fits codes anew to so many times the rows that they were fitted on.
 REFIT_GROWTH: Final = 4
 NO_BOUND: Final = 2**31
+# Looked up in one call, in which other threads may find no way in.
+IDS_AT_ONCE: Final = 256
 # An index that takes the place of another is built beside it: each row is coded, then linked, and perhaps once again.
 BUILDING_WORK: Final = 4
 # Between two looks for a checkpoint that a process which reads waits for.
@@ -394,8 +397,8 @@ def _changes(view: View) -> tuple[Callable[[], Slots], Callable[[int], Change | 
 
     def ids_of(slots: Slots) -> Slots:
         ids = np.full(len(slots), -1, np.int64)
-        for first in range(0, len(slots), 1000):
-            some, _ = view.rows_of(slots[first : first + 1000].tolist())
+        for first in paced(range(0, len(slots), IDS_AT_ONCE)):
+            some, _ = view.rows_of(slots[first : first + IDS_AT_ONCE].tolist())
             ids[first : first + len(some)] = [one if type(one) is int else -1 for one in some]
             if type(some[0]) is not int:
                 break  # most likely no ids are: they are looked up

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import vecstore
-from tests.conftest import make_graphs_small, make_lists_small
+from tests.conftest import make_small
 from tests.crash.plans import DIM, applied, carry_out, plan
 from vecstore import checkpoints
 from vecstore.kernels._jit import warmup
@@ -40,8 +40,8 @@ INDEXES = (
 
 def main():
     out = int(sys.argv[1])
-    make_graphs_small(setattr)
-    make_lists_small(setattr)
+    make_small("graphs")
+    make_small("lists")
     scratch.LEAST = 1024
     # So that each child grows its map, trims its log and writes checkpoints, often.
     environment.FIRST_MAP_SIZE = 1 << 20

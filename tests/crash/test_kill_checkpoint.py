@@ -22,10 +22,10 @@ import os, sys
 import numpy as np
 import vecstore
 from vecstore import checkpoints
-from tests.conftest import make_graphs_small, make_lists_small
+from tests.conftest import make_small
 from vecstore.storage import checkpoint, log
-make_graphs_small(setattr)
-make_lists_small(setattr)
+make_small("graphs")
+make_small("lists")
 checkpoints.BUSY_ROWS = checkpoints.IDLE_ROWS = 64
 checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
 checkpoint.PIECE_BYTES = 4096

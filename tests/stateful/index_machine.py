@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 import vecstore
 from vecstore import checkpoints, indexing
-from vecstore.index import codes, fitting, flat, following, graph, hnsw, ivf, lists, steps
+from vecstore.index import codes, fitting, flat, following, graph, hnsw, ivf, places, steps
 from vecstore.index.background import Indexer
 from vecstore.index.lists import InvertedFile
 from vecstore.storage import blocks, checkpoint, log, scratch
@@ -43,7 +43,7 @@ SMALL = (
     (ivf, "LEAST_LONGEST", 12),
     (ivf, "NEARBY", 3),
     (ivf, "ROW", 1e9),  # nor are rows scanned where few match
-    (lists, "AT_ONCE", 48),
+    (places, "AT_ONCE", 48),
     (codes, "MIN_ROWS", 20),
     (scratch, "LEAST", 1024),
     (following, "REMEMBERED", 2),

@@ -105,8 +105,8 @@ def test_an_opener_waits_while_files_change_their_names(db, rows, monkeypatch):
 FOLLOWER = """
 import json, sys
 import vecstore
-from tests.conftest import make_graphs_small
-make_graphs_small(setattr)
+from tests.conftest import make_small
+make_small("graphs")
 db = vecstore.open(sys.argv[1], read_only=True)
 docs = db.get_collection("docs")
 for line in sys.stdin:

@@ -14,8 +14,9 @@ from vecstore.index.coding import encoded
 from vecstore.index.flat import Rows, gathered
 from vecstore.index.graph import Graph
 from vecstore.index.kinds import GraphOrLists
-from vecstore.index.lists import IN_TAIL, InvertedFile
+from vecstore.index.lists import InvertedFile
 from vecstore.index.nodes import Slots
+from vecstore.index.places import IN_TAIL
 from vecstore.kernels import upkeep
 
 SAMPLE: Final = 256

@@ -30,6 +30,10 @@ from vecstore.types import KIND_NAMES, IndexConfig, Metric, Quantization
 REMEMBERED: Final = 64
 
 
+class PastError(Exception):
+    """The index has gone on, too far to tell what a search of an earlier write sees."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Slots whose rows are new, and slots whose rows are gone, since an lsn; a slot may be in both."""

@@ -25,6 +25,8 @@ from vecstore.types import HNSW, IVF, Flat, Metric, Quantization
 
 # A tail of so few rows costs a search a microsecond or two; linking rows one by one costs more than in batches.
 MIN_TAIL: Final = 128
+# The option of a search that each index has, and the one that it has not.
+EFFORTS: Final[dict[type, tuple[str, str]]] = {HNSW: ("ef", "nprobe"), IVF: ("nprobe", "ef")}
 
 
 class Index:
@@ -169,14 +171,12 @@ class Index:
 
     def _effort(self, ef: Any, nprobe: Any) -> int:
         """How far a search goes, in the terms of the index."""
-        (name, value), (other, unwanted) = ("ef", ef), ("nprobe", nprobe)
-        if not isinstance(self.config, HNSW):
-            (name, value), (other, unwanted) = (other, unwanted), (name, value)
-        if unwanted is not None:
-            raise InvalidArgumentError(
-                f"{other} has no effect: the index is {type(self.config).__name__}(); leave it out"
-            )
-        return arguments.whole_number(value, name, 1, arguments.MAX_LISTS)
+        name, other = EFFORTS[type(self.config)]
+        given = {"ef": ef, "nprobe": nprobe}
+        if given[other] is not None:
+            index = type(self.config).__name__
+            raise InvalidArgumentError(f"{other} has no effect: the index is {index}(); use {name}, or leave it out")
+        return arguments.whole_number(given[name], name, 1, arguments.MAX_LISTS)
 
     def _best(self, matrix: Floats, k: int, effort: int | None, filter: Any, threads: int) -> tuple[Any, Ids, Floats]:
         """Slots, ids and scores `(n, k)`, with -1 and -inf where there are fewer."""

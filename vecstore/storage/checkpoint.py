@@ -29,6 +29,7 @@ from vecstore.storage.environment import Environment
 from vecstore.storage.failpoints import reach
 from vecstore.storage.gate import ReplacedError
 from vecstore.storage.lock import not_replaced
+from vecstore.storage.pace import paced
 
 INDEX_FILE: Final = "index.mdb"
 DATABASES: Final = ("meta", "block")
@@ -224,11 +225,11 @@ def _write_to(path: Path, header: Header, columns: Columns, *, in_parts: bool = 
     env = Environment(path, databases=DATABASES, create=True)
     try:
         with env.reading() as txn, txn.cursor(env.db("block")) as cursor:
-            there = {bytes(key): bytes(value[: _PIECE.size]) for key, value in cursor}
+            there = {bytes(key): bytes(value[: _PIECE.size]) for key, value in paced(cursor)}
         todo: list[tuple[bytes, bytes, npt.NDArray[np.uint8]]] = []
         total = all_bytes = 0
         for name, column in columns.items():
-            for key, number, piece in _pieces(name, np.ascontiguousarray(column)):
+            for key, number, piece in paced(_pieces(name, np.ascontiguousarray(column))):
                 head = _PIECE.pack(PIECE_MAGIC, number, len(piece), _checksum(key, piece))
                 if there.pop(key, None) != head:
                     todo.append((key, head, piece))
@@ -259,7 +260,7 @@ def _write_to(path: Path, header: Header, columns: Columns, *, in_parts: bool = 
 
 
 def _put(txn: Any, env: Environment, pieces: list[tuple[bytes, bytes, npt.NDArray[np.uint8]]]) -> None:
-    for key, head, piece in pieces:
+    for key, head, piece in paced(pieces):
         txn.put(key, head + piece.tobytes(), db=env.db("block"))
         reach("checkpoint.piece")
 
@@ -274,7 +275,7 @@ def _load(
     columns = {}
     for name, dtype, shape in shapes:
         column = columns[name] = allocate(shape, dtype)
-        for key, number, piece in _pieces(name, column):
+        for key, number, piece in paced(_pieces(name, column)):
             value = txn.get(key, db=env.db("block"))
             if value is None:
                 raise ValueError(f"piece {number} of {name} is missing")

@@ -16,6 +16,7 @@ from vecstore.errors import CorruptionError
 from vecstore.storage import blocks, keys, log
 from vecstore.storage.environment import Environment
 from vecstore.storage.log import State
+from vecstore.storage.pace import paced
 
 CHUNK_SLOTS: Final = 8192  # slots in one value of live bits: 1 KiB
 
@@ -53,7 +54,7 @@ def load(txn: Any, env: Environment, layout: blocks.Layout) -> Table:
     count, n_bytes = _sizes(state, layout)
     rows = np.zeros(count, np.int64)
     with txn.cursor(env.db("vector:vector")) as cursor:
-        for key, value in cursor:
+        for key, value in paced(cursor):
             number = keys.number(key)
             if number < count:
                 rows[number] = blocks.address(value) + blocks.HEADER_SIZE

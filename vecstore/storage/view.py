@@ -14,6 +14,7 @@ from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment
 from vecstore.storage.gate import ReplacedError
 from vecstore.storage.log import State
+from vecstore.storage.pace import paced
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 
@@ -49,7 +50,7 @@ class View(Reader):
         """Hold blocks (all of them by default) against their checksums, each once per change of it."""
         sound = self.table.sound
         todo = np.flatnonzero(sound == 0) if numbers is None else numbers
-        for number in todo:
+        for number in paced(todo):
             row = int(self.table.rows[number])
             if sound[number]:
                 continue
