@@ -328,8 +328,8 @@ class Environment(Gate):
             finally:
                 self._alone(lambda: self._shut(because))
 
-    def _shut(self, because: Callable[[], Exception]) -> None:
-        super()._shut(because)
+    def _shut(self, because: Callable[[], Exception], *, aside: bool = False) -> None:
+        super()._shut(because, aside=aside)
         self._let_writers_in()
 
     def resume_syncing(self) -> None:
