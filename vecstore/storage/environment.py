@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import lmdb
+import numpy as np
+import numpy.typing as npt
 
 from vecstore.errors import (
     ClosedError,
@@ -25,7 +27,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.storage import disk, log
+from vecstore.storage import advice, disk, log
 from vecstore.storage.failpoints import reach
 from vecstore.storage.gate import Gate
 from vecstore.storage.interval import Syncer
@@ -39,6 +41,7 @@ LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that r
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 T = TypeVar("T")
+ReadSoon: TypeAlias = Callable[[npt.NDArray[np.int64], int], None]
 
 
 class Environment(Gate):
@@ -68,6 +71,8 @@ class Environment(Gate):
         self._databases = databases
         self._dbs: dict[str, Any] = {}
         self._look_for_dead_at = 0.0
+        self.read_soon: ReadSoon | None = None
+        """What is told of the rows that are read next: addresses, and bytes at each; None where there is no need."""
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
         try:
@@ -97,8 +102,7 @@ class Environment(Gate):
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
             sync=self.sync_interval is None,
-            # A scan reads the file in order; an index that reads single rows will want this off.
-            readahead=True,
+            readahead=True,  # as long as the file is not large: `expect`
         )
         self._settled = self.read_only
         try:
@@ -286,6 +290,24 @@ class Environment(Gate):
         )
         size = (info["last_pgno"] + 1) * page
         return size, max(0, size - in_use * page)
+
+    def geometry(self) -> tuple[int, int]:
+        """Bytes of a page, and the number of the last one that a commit has taken."""
+        return self._env.stat()["psize"], self._env.info()["last_pgno"]
+
+    def expect(self, start: int, size: int) -> None:
+        """Have the map, which begins at `start` and is used up to `size`, read in the way that suits its size."""
+        self.read_soon = advice.read_soon if advice.is_large(size) else None
+        if self.read_soon is not None:
+            advice.read_singly(start, self._env.info()["map_size"])
+
+    def length(self) -> int:
+        """Bytes of the file, as far as one can tell: another may have taken its name."""
+        with contextlib.suppress(FileNotFoundError):
+            stat = self.path.stat()
+            if (stat.st_ino, stat.st_dev) == (self.inode, self.device):
+                return stat.st_size
+        return self._map_size
 
     def copy(self, target: Path, txn: Any) -> None:
         """Write the commit that a read transaction sees to a new file, without free pages; not synced."""
