@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from vecstore.errors import ReadOnlyError
 from vecstore.figures import estimate_of, stats_of
 from vecstore.index import flat
 from vecstore.index.codes import CodeScan
+from vecstore.index.following import PastError
 from vecstore.index.kinds import GraphOrLists
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
@@ -45,6 +47,10 @@ from vecstore.upkeep import Upkeep
 from vecstore.verbs.checks import search_options
 from vecstore.verbs.collection import CollectionVerbs, Operation
 from vecstore.verbs.query import Query
+
+# How often a search begins anew, of the rows as they are then, where a compaction has come into its way: it would have
+# to scan all rows as they were.
+SEARCH_TRIES: Final = 3
 
 
 class Collection(CollectionVerbs):
@@ -101,11 +107,14 @@ class Collection(CollectionVerbs):
             return results.found_records(view, ids, with_payload, with_vectors)
 
     def _search(self, query: Query) -> list[list[Hit]]:
-        with self._view() as view:
-            means = self._upkeep.current()
-            if query.has_options:  # which suited the index that there was when they were checked
-                search_options(means.info, query.oversampling, query.ef, query.nprobe, query.exact)
-            return self._searching.search(view, means, query)
+        tries = SEARCH_TRIES
+        while True:
+            tries -= 1
+            with contextlib.suppress(PastError), self._view() as view:
+                means = self._upkeep.current()
+                if query.has_options:  # which suited the index that there was when they were checked
+                    search_options(means.info, query.oversampling, query.ef, query.nprobe, query.exact)
+                return self._searching.search(view, means, query, scan_if_past=not tries)
 
     def _scroll(
         self, filter: Filter | None, limit: int, cursor: str | None, with_payload: bool, with_vectors: bool

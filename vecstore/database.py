@@ -56,7 +56,9 @@ def open(
     """Open a folder as a database, and create it if it is not there or empty.
 
     One process writes; any number of others may open the folder at the same time with `read_only=True`, and see
-    each of its commits. `max_size` bounds the file of each collection, in bytes; without it only the disk does.
+    each of its commits. One of them that may not write to the folder cannot register as a reader: it opens collections
+    only while nobody writes, and keeps writers out until it is closed. `max_size` bounds the file of each collection,
+    in bytes; without it only the disk does.
 
     With `durability="interval"` a write returns before it is on the disk, and is synced within `sync_interval` seconds
     (0.001 to 60, by default 0.1). A killed process loses nothing then either. Where the machine goes down, the writes
@@ -70,8 +72,8 @@ def open(
     A process that forks closes its databases before, and opens them in parent and child: a child can use none that its
     parent opened.
 
-    Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
-    FormatVersionError if a newer vecstore wrote it.
+    Raises DatabaseLockedError if another process writes, or reads without registering, NotADatabaseError if the folder
+    holds something else, FormatVersionError if a newer vecstore wrote it.
     """
     place = arguments.folder(path, "path")
     if max_size is not None:

@@ -38,8 +38,9 @@ class Searching:
             kept = self._kept = (view.table, rows)
         return kept[1]
 
-    def search(self, view: View, means: Means, query: Query) -> list[list[Hit]]:
-        """The hits of each query."""
+    def search(self, view: View, means: Means, query: Query, *, scan_if_past: bool = True) -> list[list[Hit]]:
+        """The hits of each query. Where the index has meanwhile gone on so far that all rows had to be scanned:
+        PastError, unless it may `scan_if_past`."""
         allowed, matches = view.table.live, view.state.count
         if len(query.queries) == 1 and means.indexing is not None and query.is_plain:
             hits = self._nearest(means.indexing, view, query)
@@ -48,10 +49,19 @@ class Searching:
         if query.filter is not None:
             slots = results.matching(view, query.filter)
             allowed, matches = _bits(slots, len(allowed)), len(slots)
-        found = self.found(view, means, allowed, matches, query)
+        found = self.found(view, means, allowed, matches, query, scan_if_past=scan_if_past)
         return _hits(view, means.index, found, query)
 
-    def found(self, view: View, means: Means, allowed: npt.NDArray[np.uint8], matches: int, query: Query) -> flat.Found:
+    def found(
+        self,
+        view: View,
+        means: Means,
+        allowed: npt.NDArray[np.uint8],
+        matches: int,
+        query: Query,
+        *,
+        scan_if_past: bool = True,
+    ) -> flat.Found:
         """Slots and scores of the best for each query, among the `matches` slots with bits; its filter is not asked."""
         rows, indexing, codes = self.rows_of(view), means.indexing, means.codes
         if indexing is not None and not query.exact:
@@ -63,6 +73,7 @@ class Searching:
                 return index.search(
                     rows, allowed, matches, query.queries, query.k, effort=query.effort,
                     threshold=query.score_threshold, oversampling=query.oversampling, lsn=view.state.lsn,
+                    scan_if_past=scan_if_past,
                 )  # fmt: skip
         view.verify()
         if codes is not None and not query.exact and not means.share.fits(means.info, view.state.count):
@@ -72,8 +83,9 @@ class Searching:
             return flat.search(rows, allowed, query.queries, query.k, query.score_threshold)
         follow_codes(codes, view, rows)
         return codes.search(
-            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=view.state.lsn
-        )
+            rows, allowed, query.queries, query.k, query.score_threshold, query.oversampling, lsn=view.state.lsn,
+            scan_if_past=scan_if_past,
+        )  # fmt: skip
 
     def _nearest(self, indexing: Indexing, view: View, query: Query) -> list[Hit] | None:
         """The hits of one query in the ordinary case, without what the general one costs; None in any other."""

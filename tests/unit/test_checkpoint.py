@@ -248,3 +248,20 @@ def test_a_file_that_was_cut_short_is_noticed(tmp_path, share):
         file.load()
     file.write({"lsn": 2}, SOME[2])
     assert same(file.load()[1], SOME[2])
+
+
+def test_a_file_that_is_written_while_it_is_looked_through_is_read_again(tmp_path, monkeypatch):
+    file = CheckpointFile(tmp_path)
+    file.write({"lsn": 1}, {"x": np.arange(9)})
+    verify, looks = checkpoint.pages.verify, []
+
+    def in_between(path):
+        looks.append(path)
+        if len(looks) == 1:
+            os.utime(path, ns=(1, 1))
+            raise CorruptionError("a page is that of a later transaction")
+        verify(path)
+
+    monkeypatch.setattr(checkpoint.pages, "verify", in_between)
+    assert file.load()[0] == {"lsn": 1}
+    assert len(looks) == 2 and not file._damaged

@@ -1,6 +1,7 @@
 """compact(): the same rows in a smaller file, whoever reads meanwhile and whenever it is killed."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import vecstore
 from tests.compactions import KINDS, contents, files, files_of, filled
 from vecstore import CollectionNotFoundError, CorruptionError, ReadOnlyError, StorageError
+from vecstore.index import flat
 from vecstore.storage import compaction, store
 
 
@@ -253,3 +255,50 @@ def test_codes_are_fitted_anew_to_what_has_grown_much(db, rows, small_graphs):
         docs.compact()
         assert docs._index.structure.fitted_on == after
         assert docs.check() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_that_it_comes_into_begins_anew_and_scans_nothing(db, rows, small_graphs, monkeypatch, kind):
+    docs = filled(db, rows, kind, 1500, 16)
+    docs.wait_indexed()
+    query = rows(1, 16, 9)[0]
+    expected = [hit.id for hit in docs.search(query, 5)]
+    found, views = docs._searching.found, []
+
+    def compacted_first(view, *args, **options):
+        views.append(view)
+        if len(views) == 1:
+            other = threading.Thread(target=docs.compact)
+            other.start()
+            other.join()
+        return found(view, *args, **options)
+
+    monkeypatch.setattr(docs._searching, "found", compacted_first)
+    scans, search = [], flat.search
+    monkeypatch.setattr(flat, "search", lambda *args: scans.append(len(views)) or search(*args))
+    assert [hit.id for hit in docs.search(query, 5, score_threshold=-1e9)] == expected
+    if kind == "flat":
+        assert len(views) == 1  # it scans rows in any case
+    else:
+        assert (len(views), scans) == (2, [])
+
+
+def test_a_search_does_not_wait_until_the_pages_of_the_old_file_are_free(db, rows):
+    docs = filled(db, rows)
+    old, closed_by = docs._store.env, []
+
+    class Closing:
+        def __init__(self, env):
+            self.begin = env.begin
+            self.close = lambda: (closed_by.append(threading.current_thread().name), env.close())
+
+    old._env = Closing(old._env)
+    with docs._store.view():
+        other = threading.Thread(target=docs.compact)
+        other.start()
+        other.join()
+        assert not closed_by
+    assert old.closed
+    while not closed_by:
+        time.sleep(0.001)
+    assert closed_by == ["vecstore-close"]

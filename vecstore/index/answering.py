@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vecstore.index import flat
 from vecstore.index.calls import NO_NAMES
 from vecstore.index.flat import Floats, Found, Rows
-from vecstore.index.following import Following, S
+from vecstore.index.following import Following, PastError, S
 from vecstore.index.nodes import Slots
 from vecstore.index.parallel import cpus
 from vecstore.types import IndexConfig
@@ -135,12 +135,14 @@ class Answering(Following[S]):
         oversampling: float | None = None,
         threads: int | None = None,
         lsn: int | None = None,
+        scan_if_past: bool = True,
     ) -> Found:
         """The k best rows for each of `(n, dim)` queries among the `matches` slots whose bit in `allowed` is set.
 
         Fewer than k only where fewer match or, with a `threshold`, reach it. `effort` is how far a search goes, in the
         terms of the index: the ef of a graph, the nprobe of lists. `lsn` is the write that the caller sees, if others
-        may bring the index further up meanwhile.
+        may bring the index further up meanwhile. So far, that all rows had to be scanned: then, unless it
+        `scan_if_past`, PastError.
         """
         structure = self.structure
         if structure is None or self._scans_rows(matches, effort):
@@ -153,6 +155,8 @@ class Answering(Following[S]):
             found = [_cut(slots[i, : counts[i, 0]], scores[i, : counts[i, 0]], threshold) for i in range(len(queries))]
         if lsn is None or lsn >= self._removed_at:
             return found
+        if lsn < self._removals[0] and not scan_if_past:
+            raise PastError
         return self._with_removed(found, lsn, rows, allowed, queries, k, threshold, threads)
 
     def _with_removed(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vecstore.index import fitting, flat
 from vecstore.index.flat import Floats, Found, Rows, gathered
+from vecstore.index.following import PastError
 from vecstore.index.parallel import over_ranges
 from vecstore.kernels import scans
 from vecstore.kernels.pools import new_pools
@@ -104,13 +105,13 @@ class CodeScan:
         """At the end of the block, the row that had the slot `slots[i]` at the write `before` has the slot i at the
         write `lsn`."""
         with self._following:
+            made = fitted = self._fitted if self._lsn == before else None
+            if fitted is not None:  # before the block, behind which searches wait
+                made = _Fitted(fitted.quantizer, fitted.rows, fitted.codes[slots], fitted.terms[slots], lsn)
             yield
-            fitted = self._fitted
             if self._lsn != before:
                 return  # `follow` will find that it cannot know what has changed
-            if fitted is not None:
-                self._fitted = _Fitted(fitted.quantizer, fitted.rows, fitted.codes[slots], fitted.terms[slots], lsn)
-            self._lsn = lsn
+            self._fitted, self._lsn = made, lsn
 
     def _fit(self, rows: Rows, slots: Slots, since: int) -> _Fitted | None:
         if len(slots) < MIN_ROWS:
@@ -130,12 +131,16 @@ class CodeScan:
         oversampling: float | None = None,
         threads: int | None = None,
         lsn: int | None = None,
+        scan_if_past: bool = True,
     ) -> Found:
         """As `flat.search`, among the best `k * oversampling` candidates by their codes; exact while rows are few.
 
-        `lsn` is the write that the caller sees, if others may have gone on.
+        `lsn` is the write that the caller sees, if others may have gone on. Too far: then, unless it `scan_if_past`,
+        PastError.
         """
         fitted = self._fitted
+        if fitted is not None and lsn is not None and lsn < fitted.since and not scan_if_past:
+            raise PastError
         if fitted is None or len(fitted.codes) < rows.slots or (lsn is not None and lsn < fitted.since):
             return flat.search(rows, allowed, queries, k, threshold, threads)
         depth = min(math.ceil(k * (oversampling or OVERSAMPLING[self.kind])), max(1, rows.slots))

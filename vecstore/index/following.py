@@ -30,6 +30,10 @@ from vecstore.types import KIND_NAMES, IndexConfig, Metric, Quantization
 REMEMBERED: Final = 64
 
 
+class PastError(Exception):
+    """The index has gone on, too far to tell what a search of an earlier write sees."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Slots whose rows are new, and slots whose rows are gone, since an lsn; a slot may be in both."""
@@ -62,6 +66,8 @@ class Structure(Protocol):
     def held(self) -> contextlib.AbstractContextManager[dict[str, Any]]: ...
     def restore(self, parts: dict[str, Any], slots: int) -> None: ...
     def figures(self) -> dict[str, Any]: ...
+    @property
+    def gone(self) -> int: ...
     @property
     def search(self) -> Callable[..., tuple[Any, Any, Any]]: ...
 
@@ -274,12 +280,7 @@ class Following(abc.ABC, Generic[S]):
 
         ValueError, CorruptionError or the like if it does not fit together.
         """
-        blob = facts["coder"]
-        coder: Coder = Quantizer.from_bytes(blob) if blob else Whole(self.dim, self.metric)
-        if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
-            raise ValueError("the codes are of another kind")
-        config = dataclasses.replace(self.config, seed=facts["seed"])
-        self.take_over(coder, config, facts["fitted_on"], parts, slots)
+        self.structure = self.restored(facts, parts, slots)
         if facts["ids_known"]:
             ids = np.full(slots, -1, np.int64)
             if "ids" in parts:
@@ -288,14 +289,26 @@ class Following(abc.ABC, Generic[S]):
         self._removals, self._removed_at = (lsn, ()), lsn
         self._lsn = lsn
 
+    def restored(self, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> S:
+        """The structure that `held` gave, for `replace`; errors as of `restore`."""
+        blob = facts["coder"]
+        coder: Coder = Quantizer.from_bytes(blob) if blob else Whole(self.dim, self.metric)
+        if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
+            raise ValueError("the codes are of another kind")
+        config = dataclasses.replace(self.config, seed=facts["seed"])
+        return self._taken(coder, config, facts["fitted_on"], parts, slots)
+
     def take_over(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> None:
         """Hold the rows as `parts` say; ValueError if they do not fit together."""
+        self.structure = self._taken(coder, config, fitted_on, parts, slots)
+
+    def _taken(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> S:
         structure = self._made(config, coder, fitted_on)
         structure.restore(parts, slots)
-        self.structure = structure
+        return structure
 
     def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
-        """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
+        """`restore` while searches run: of a write that the index does not know yet, whatever its slots were."""
         with self._following:
             if lsn > self._lsn:
                 self._version += 1

@@ -15,6 +15,7 @@ import numpy as np
 
 from vecstore.errors import CorruptionError
 from vecstore.storage import keys, log
+from vecstore.storage.pace import Pace, paced
 from vecstore.storage.rows import open_row
 from vecstore.storage.view import View
 from vecstore.types import Finding, Id
@@ -99,7 +100,7 @@ def _blocks(view: View, first: int, last: int) -> Iterator[Finding]:
     table.sound[first:last] = 0  # read again even what was found sound before
     last = min(last, len(table.rows))
     view.expect(np.arange(first, last))
-    for number in range(first, last):
+    for number in paced(range(first, last)):
         lost = table.live_slots(number << shift, (number + 1) << shift)
         if not table.rows[number]:
             if len(lost):
@@ -125,7 +126,7 @@ def _rows(view: View, first: int, last: int) -> tuple[list[Finding], int]:
     damaged: dict[int, str] = {}
     slots = []
     with view.txn.cursor(view.env.db("row")) as cursor:
-        going_on = cursor.set_range(keys.slot_key(first))
+        going_on, pace = cursor.set_range(keys.slot_key(first)), Pace()
         while going_on and (slot := keys.number(cursor.key())) < last:
             slots.append(slot)
             try:
@@ -141,9 +142,10 @@ def _rows(view: View, first: int, last: int) -> tuple[list[Finding], int]:
                 if not payload_fits:
                     findings.append(Finding("rows", f"the payload of slot {slot} is no map", (keys.key_id(id_key),)))
             going_on = cursor.next()
+            pace()
     if damaged:
         ids: dict[int, list[Id]] = {slot: [] for slot in damaged}
-        for key, slot in view.ids():
+        for key, slot in paced(view.ids()):
             if slot in ids:
                 ids[slot].append(keys.key_id(key))
         findings += [Finding("rows", text, tuple(ids[slot])) for slot, text in damaged.items()]
@@ -155,7 +157,7 @@ def _ids(view: View, after: bytes) -> tuple[list[Finding], bytes | None]:
     """Ids lead to rows; and the last one that was looked at, if there are more."""
     findings = []
     rows = view.env.db("row")
-    for n, (key, slot) in enumerate(view.ids(after), 1):
+    for n, (key, slot) in enumerate(paced(view.ids(after)), 1):
         if view.txn.get(keys.slot_key(slot), db=rows) is None:
             findings.append(Finding("ids", f"an id leads to slot {slot}, which has no row", (keys.key_id(key),)))
         if n == ROWS_AT_ONCE:
@@ -177,7 +179,7 @@ def _counters(view: View) -> Iterator[Finding]:
 def _log(view: View) -> Iterator[Finding]:
     last = None
     with view.txn.cursor(view.env.db("log")) as cursor:
-        for key, value in cursor:
+        for key, value in paced(cursor):
             lsn = keys.number(key)
             if last is not None and lsn != last + 1:
                 yield Finding("log", f"record {lsn} follows {last}")

@@ -30,6 +30,7 @@ from vecstore.storage.environment import DATABASES, Environment
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import not_replaced
 from vecstore.storage.log import Slots, State
+from vecstore.storage.pace import Pace, paced
 from vecstore.storage.rows import seal_rows
 from vecstore.storage.snapshot import CHUNK_SLOTS
 
@@ -43,6 +44,8 @@ LSN_STEP: Final = 2
 # What one transaction writes: LMDB keeps its pages in memory until it ends.
 BLOCKS_AT_ONCE: Final = 64
 ROWS_AT_ONCE: Final = 8192
+# And what one call writes, in which other threads may find no way in.
+PUT_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,12 @@ def _write(path: Path, source: Source, lsn: int) -> None:
     )  # fmt: skip
     try:
         dbs = {name: env.open_db(name.encode()) for name in DATABASES}
+        pace = Pace()
         for name, items in _contents(source, lsn):
             with env.begin(write=True) as txn, txn.cursor(dbs[name]) as cursor:
-                cursor.putmulti(items, append=True)
+                for first in range(0, len(items), PUT_AT_ONCE):
+                    cursor.putmulti(items[first : first + PUT_AT_ONCE], append=True)
+                    pace()
             reach("compact.part")
         env.sync(True)
     finally:
@@ -103,14 +109,14 @@ def _contents(source: Source, lsn: int) -> Iterator[tuple[str, list[tuple[bytes,
         yield "meta", [(bytes(key), bytes(value)) for key, value in cursor]
     for first in range(0, -(-n // source.layout.rows), BLOCKS_AT_ONCE):
         some = range(first, min(first + BLOCKS_AT_ONCE, -(-n // source.layout.rows)))
-        yield "vector:vector", [(keys.block_key(number), _block(source, number, lsn)) for number in some]
+        yield "vector:vector", [(keys.block_key(number), _block(source, number, lsn)) for number in paced(some)]
     for first in range(0, n, ROWS_AT_ONCE):
         some = range(first, min(first + ROWS_AT_ONCE, n))
-        id_keys, payloads = zip(*map(source.row, source.slots[first : some.stop].tolist()), strict=True)
+        id_keys, payloads = zip(*map(source.row, paced(source.slots[first : some.stop].tolist())), strict=True)
         yield "row", list(zip(map(keys.slot_key, some), seal_rows(some, id_keys, payloads), strict=True))
     numbers = np.full(int(source.slots.max(initial=-1)) + 1, -1, np.int32)
     numbers[source.slots] = np.arange(n, dtype=np.int32)
-    ids, found = iter(source.ids()), 0
+    ids, found = paced(source.ids()), 0
     while some_ids := list(itertools.islice(ids, ROWS_AT_ONCE)):
         found += len(some_ids)
         slots = np.array([slot for _, slot in some_ids])

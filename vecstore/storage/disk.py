@@ -24,6 +24,10 @@ def translated(error: lmdb.Error, path: Path, written: Path | None = None) -> Ve
         return NotADatabaseError(f"{name} is not a database of vecstore; it was left as it is", path=name)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
         return CorruptionError(f"{name} is damaged: {error}", path=name)
+    if isinstance(error, lmdb.ReadersFullError):
+        return StorageError(
+            f"{name}: as many transactions read it as its table of readers holds; close some", path=name
+        )
     written = written or path
     if error.code in NO_ROOM or (
         # A write that was cut short; where it does without the page cache, an odd length.

@@ -29,14 +29,16 @@ from vecstore.errors import (
 )
 from vecstore.storage import advice, disk, log
 from vecstore.storage.failpoints import reach
+from vecstore.storage.folder import LOCK
 from vecstore.storage.gate import Gate
 from vecstore.storage.interval import Syncer
-from vecstore.storage.lock import not_replaced
+from vecstore.storage.lock import keep_writers_out, not_replaced
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
-MAX_READERS: Final = 1024
+# Transactions of all processes that read a file at the same time: 64 bytes each of a file of holes.
+MAX_READERS: Final = 16_384
 LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
@@ -75,6 +77,7 @@ class Environment(Gate):
         """What is told of the rows that are read next: addresses, and bytes at each; None where there is no need."""
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
+        self._let_writers_in: Callable[[], None] = lambda: None
         try:
             with not_replaced(path.parent):
                 self._open(create)
@@ -90,11 +93,22 @@ class Environment(Gate):
             raise self.translate(error) from error
 
     def _open(self, create: bool = False) -> None:
+        registers = not self.read_only or _writable(self.path.with_name(f"{self.path.name}-lock"))
+        if not registers:
+            self._let_writers_in = keep_writers_out(self.path.parents[2] / LOCK)
+        try:
+            self._open_file(create, registers)
+        except BaseException:
+            self._let_writers_in()
+            raise
+
+    def _open_file(self, create: bool, registers: bool) -> None:
         self._env = lmdb.open(
             os.fspath(self.path),
             subdir=False,
             map_size=self._map_size,
             readonly=self.read_only,
+            lock=registers,
             max_dbs=len(self._databases),
             max_readers=MAX_READERS,
             max_spare_txns=8,
@@ -131,6 +145,9 @@ class Environment(Gate):
                 if write and not self._settled:
                     self._settle()
                 return self._env.begin(buffers=True, write=write)
+            except lmdb.ReadersFullError:
+                if not self._env.reader_check():  # of processes that have died
+                    raise
             except lmdb.MapResizedError:  # the writer, another process, has grown its map
                 self._aside(lambda: self._remap(0))
             except lmdb.PanicError:  # a commit has failed in its last step, in this process
@@ -333,6 +350,10 @@ class Environment(Gate):
             finally:
                 self._alone(lambda: self._shut(because))
 
+    def _shut(self, because: Callable[[], Exception], *, aside: bool = False) -> None:
+        super()._shut(because, aside=aside)
+        self._let_writers_in()
+
     def resume_syncing(self) -> None:
         """Begin to sync at an interval, if that is wanted."""
         if self.sync_interval is not None:
@@ -355,6 +376,12 @@ class Environment(Gate):
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
         return disk.translated(error, self.path, written)
+
+
+def _writable(path: Path) -> bool:
+    """Whether this process may write to a file, or create it."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(path if path.exists() else path.parent, os.W_OK, effective_ids=effective)
 
 
 class Reading:

@@ -7,6 +7,7 @@ wait may stand between them.
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -81,7 +82,7 @@ class Gate(abc.ABC):
             self._readers -= 1
             if not self._readers:
                 if self._retired is not None:
-                    self._shut(ClosedError)
+                    self._shut(ClosedError, aside=True)
                 if self._exclusive:
                     self._gate.notify_all()
 
@@ -138,9 +139,15 @@ class Gate(abc.ABC):
         with self._lock:
             self._retired = because
             if not self._readers:
-                self._shut(ClosedError)
+                self._shut(ClosedError, aside=True)
 
-    def _shut(self, because: Callable[[], Exception]) -> None:
+    def _shut(self, because: Callable[[], Exception], *, aside: bool = False) -> None:
+        """Close the file. Where it was deleted, that frees its pages on the disk, which takes a second for each GB:
+        `aside` from a search, which may be its last reader."""
         if self._closed is None:
             self._closed = because
+            if aside:
+                with contextlib.suppress(RuntimeError):  # the interpreter ends
+                    threading.Thread(target=self._env.close, name="vecstore-close", daemon=True).start()
+                    return
             self._env.close()

@@ -11,6 +11,7 @@ from vecstore.errors import CorruptionError
 from vecstore.storage import keys
 from vecstore.storage.environment import Environment
 from vecstore.storage.log import Slots
+from vecstore.storage.pace import paced
 from vecstore.storage.rows import open_row
 from vecstore.types import Id
 
@@ -48,7 +49,7 @@ class Reader:
     def rows(self) -> Iterator[tuple[int, bytes, bytes | None]]:
         """Slot, id key and msgpack bytes (or None) of every live row, in the order of the slots."""
         with self.txn.cursor(self.env.db("row")) as cursor:
-            for key, value in cursor:
+            for key, value in paced(cursor):
                 slot = keys.number(key)
                 yield slot, *open_row(value, slot, self.env.path)
 

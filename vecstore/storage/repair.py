@@ -21,6 +21,7 @@ from vecstore.storage.blocks import Layout
 from vecstore.storage.compaction import Source
 from vecstore.storage.disk import disk_errors, sync, sync_folder
 from vecstore.storage.environment import Environment
+from vecstore.storage.pace import paced
 from vecstore.storage.rows import open_row
 from vecstore.types import Finding
 
@@ -41,14 +42,14 @@ def salvaged(txn: Any, env: Environment, layout: Layout) -> tuple[Source, list[L
     rows, sound = _blocks(txn, env, layout)
     leads_to: dict[bytes, int] = {}
     with txn.cursor(env.db("slot")) as cursor:
-        for key, value in cursor:
+        for key, value in paced(cursor):
             leads_to[bytes(key)] = keys.number(value) if len(value) == 4 else -1
     named = {slot: key for key, slot in leads_to.items()}
     kept: dict[bytes, int] = {}
     contents: dict[int, tuple[bytes, bytes | None]] = {}
     lost = []
     with txn.cursor(env.db("row")) as cursor:
-        for key, value in cursor:
+        for key, value in paced(cursor):
             slot = keys.number(key)
             block = slot >> layout.shift
             id_key: bytes | None = named.get(slot)
@@ -91,7 +92,7 @@ def _blocks(txn: Any, env: Environment, layout: Layout) -> tuple[Any, Any]:
     """The address of the first row of each block, and which blocks are as they were written."""
     found: dict[int, tuple[int, bool]] = {}
     with txn.cursor(env.db("vector:vector")) as cursor:
-        for key, value in cursor:
+        for key, value in paced(cursor):
             number = keys.number(key)
             try:
                 blocks.verify(value, layout, number)

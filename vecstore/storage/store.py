@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vecstore.errors import StorageError
+from vecstore.errors import CorruptionError, StorageError
 from vecstore.storage import compaction, log, repair, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.checkpoint import CheckpointFile
@@ -37,6 +37,7 @@ class Store(SharedFile):
     def __init__(self, folder: Path, *, read_only: bool = False, **options: Any) -> None:
         # The table of the newest commit, and the file whose addresses it holds.
         self._table: tuple[Environment, Table] | None = None
+        self._ready: tuple[Environment, Table] | None = None  # that of a file which takes the place of another
         self._table_lock = threading.Lock()
         self._writer = Writer(self)
         self._packed_config = b""
@@ -109,7 +110,8 @@ class Store(SharedFile):
 
     def _take(self, fresh: Environment) -> None:
         with self._table_lock:
-            self.env, self._table = fresh, None
+            ready, self._ready = self._ready, None
+            self.env, self._table = fresh, ready if ready is not None and ready[0] is fresh else None
             self._writer.forget()
         if fresh.read_only:
             self.log_kept_from = None
@@ -208,4 +210,9 @@ class Store(SharedFile):
             text = f"{old.path} could not be opened again after compact() ({error}); nothing is lost, open it anew"
             old.retire(lambda: StorageError(text, path=str(old.path)))
             raise
+        with fresh.reading() as txn:  # what the next search would have to wait for
+            table = snapshot.load(txn, fresh, self.layout)
+            with contextlib.suppress(CorruptionError):  # which that search tells
+                View(txn, fresh, self.layout, table).verify()
+        self._ready = fresh, table
         self._go_on_with(fresh)

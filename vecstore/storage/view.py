@@ -13,6 +13,7 @@ from vecstore.storage.blocks import Layout
 from vecstore.storage.environment import Environment
 from vecstore.storage.gate import ReplacedError
 from vecstore.storage.log import State
+from vecstore.storage.pace import paced
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
 
@@ -51,7 +52,7 @@ class View(Reader):
         """Hold blocks (all of them by default) against their checksums, each once per change of it."""
         sound = self.table.sound
         todo = np.flatnonzero(sound == 0) if numbers is None else numbers[sound[numbers] == 0]
-        for at, number in enumerate(todo):
+        for at, number in enumerate(paced(todo)):
             if at % AHEAD == 0:
                 self.expect(todo[at : at + 2 * AHEAD])
             row = int(self.table.rows[number])
