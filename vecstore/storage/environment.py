@@ -40,6 +40,8 @@ FIRST_MAP_SIZE: Final = 64 * GIB
 # Transactions of all processes that read a file at the same time: 64 bytes each of a file of holes.
 MAX_READERS: Final = 16_384
 LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
+# The map is looked at again when the file has grown by so much.
+GROWN: Final = 1.5
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 T = TypeVar("T")
@@ -75,6 +77,7 @@ class Environment(Gate):
         self._look_for_dead_at = 0.0
         self.read_soon: ReadSoon | None = None
         """What is told of the rows that are read next: addresses, and bytes at each; None where there is no need."""
+        self._expected = 0, 0  # the size that the map is read for, and where it begins
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
         self._let_writers_in: Callable[[], None] = lambda: None
@@ -116,7 +119,8 @@ class Environment(Gate):
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
             sync=self.sync_interval is None,
-            readahead=True,  # as long as the file is not large: `expect`
+            # From the beginning; `expect` looks again when the file has grown.
+            readahead=not advice.is_large(self.path.stat().st_size if self.path.exists() else 0),
         )
         self._settled = self.read_only
         try:
@@ -312,11 +316,15 @@ class Environment(Gate):
         """Bytes of a page, and the number of the last one that a commit has taken."""
         return self._env.stat()["psize"], self._env.info()["last_pgno"]
 
-    def expect(self, start: int, size: int) -> None:
-        """Have the map, which begins at `start` and is used up to `size`, read in the way that suits its size."""
-        self.read_soon = advice.read_soon if advice.is_large(size) else None
-        if self.read_soon is not None:
-            advice.read_singly(start, self._env.info()["map_size"])
+    def expect(self, size: int, start: int | None = None) -> None:
+        """Have the map read in the way that suits a file of `size` bytes. It begins at `start`, or where it did before:
+        then it is only looked at whether the file has grown a lot."""
+        if start is None and size < GROWN * self._expected[0]:
+            return
+        self._expected = size, self._expected[1] if start is None else start
+        if advice.is_large(size):
+            self.read_soon = advice.read_soon
+            advice.read_singly(self._expected[1], self._env.info()["map_size"])
 
     def length(self) -> int:
         """Bytes of the file, as far as one can tell: another may have taken its name."""

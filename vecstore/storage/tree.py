@@ -27,7 +27,7 @@ def large_values(txn: Any, env: Environment, database: str, size: int) -> tuple[
     record = txn.get(database.encode())  # in the database of databases
     try:
         tree = _Tree(record, env, size)
-        env.expect(tree.start, tree.end * tree.page)
+        env.expect(tree.end * tree.page, tree.start)
         return tree.values()
     except ValueError as error:
         raise CorruptionError(f"{env.path}: {database} does not hang together: {error}", path=str(env.path)) from None
