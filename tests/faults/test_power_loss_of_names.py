@@ -95,15 +95,17 @@ def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, m
         names, events, states, ends, certain = recorded(tmp_path / "db", durability, patch)
     monkeypatch.setattr(recovery, "boot_id", lambda: "another")
     rng, images = random.Random(SEED), 0
-    wanted = 1500 if MANY else 50
+    wanted = 1500 if MANY else 40
     for number, event in enumerate(events):
         begun = names.begun(event, number)
         step = sum(end <= number for end in ends) - 1
-        if rng.random() < wanted / len(events):
+        just_synced = number in ends  # and nothing else, behind each step
+        if just_synced or rng.random() < wanted / len(events):
             images += 1
-            contents = rng.choice([*names.disk.images(begun, rng, 4)])
+            contents = names.disk.image([]) if just_synced else rng.choice([*names.disk.images(begun, rng, 4)])
+            last = -1 if just_synced else rng.choice([-1, number, rng.randrange(number + 1)])
             shutil.rmtree(tmp_path / "found", ignore_errors=True)
-            names.write(tmp_path / "found", contents, rng.choice([-1, number, rng.randrange(number + 1)]))
+            names.write(tmp_path / "found", contents, last)
             try:
                 verify(tmp_path / "found", states[certain[step] : step + 2])
                 # The index was kept anew before a compaction was acknowledged.
