@@ -228,10 +228,10 @@ def test_a_file_that_grows_large_while_it_is_open_is_fetched_singly(db, rows, mo
     docs = db.create_collection("docs", 256, index=vecstore.Flat())
     docs.insert(range(100), rows(100, 256))
     assert docs.search(rows(1, 256)[0], 1)[0].id == 0
-    assert docs._store.env.read_soon is None
+    assert docs._store.env.fetching.soon is None
     docs.insert(range(100, 5000), rows(4900, 256, 1))
     assert docs.search(rows(1, 256, 1)[0], 1)[0].id == 100
-    assert docs._store.env.read_soon is not None
+    assert docs._store.env.fetching.soon is not None
 
 
 def test_a_file_is_large_beside_the_memory_of_a_container(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def large_values(txn: Any, env: Environment, database: str, size: int) -> tuple[
     record = txn.get(database.encode())  # in the database of databases
     try:
         tree = _Tree(record, env, size)
-        env.expect(tree.end * tree.page, tree.start)
+        env.fetching.begin(tree.start, tree.length, tree.end * tree.page)
         return tree.values()
     except ValueError as error:
         raise CorruptionError(f"{env.path}: {database} does not hang together: {error}", path=str(env.path)) from None
@@ -36,7 +36,7 @@ def large_values(txn: Any, env: Environment, database: str, size: int) -> tuple[
 class _Tree:
     def __init__(self, record: memoryview, env: Environment, size: int) -> None:
         _, _, self.depth, *_, self.root = pages.DB.unpack_from(record)
-        self.page, last = env.geometry()
+        self.page, self.length, last = env.geometry()
         # A page begins with its number, and pages stand in the map as in the file.
         at = blocks.address(record) & -self.page
         (number,) = pages.U64.unpack_from(blocks.at(at, pages.U64.size))
