@@ -103,6 +103,33 @@ def test_what_a_killed_process_or_a_full_disk_left_is_gone_with_the_next(tmp_pat
     assert not left.exists() and file.load()[0] == {"lsn": 1}
 
 
+HOLDING = """
+import sys
+from pathlib import Path
+from vecstore.storage.checkpoint import DATABASES
+from vecstore.storage.environment import Environment
+with Environment(Path(sys.argv[1]), databases=DATABASES, read_only=True).reading():
+    print("1", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_new_file_does_not_share_the_table_of_readers_of_the_old_one(tmp_path, process, monkeypatch):
+    """LMDB takes from it which commit was the last."""
+    monkeypatch.setattr(checkpoint, "AT_ONCE", 3 * checkpoint.PIECE_BYTES)
+    file, x = CheckpointFile(tmp_path), np.zeros(5 * checkpoint.PIECE_BYTES, np.uint8)
+    for n in range(6):
+        x[:n] = n
+        file.write({"lsn": n}, {"x": x})
+    process(HOLDING, file.path).read()
+    x[:] = 6
+    for n in range(6, 10):  # the first into a new file
+        x[:n] = n
+        file.write({"lsn": n}, {"x": x})
+        header, loaded = CheckpointFile(tmp_path).load()
+        assert header == {"lsn": n} and same(loaded, {"x": x})
+
+
 def test_columns_are_loaded_into_what_the_caller_allocates(tmp_path):
     CheckpointFile(tmp_path).write({}, {"x": np.ones((3, 4), np.float32)})
     made = np.zeros((3, 4), np.float32)

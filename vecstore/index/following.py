@@ -149,12 +149,24 @@ class Following(abc.ABC, Generic[S]):
                     if len(known) == REMEMBERED:
                         since_lsn, known = known[0][0], known[1:]
                     self._removals, self._removed_at = (since_lsn, (*known, (lsn, change.removed))), lsn
-                _apply(change, self.structure, rows, threads)
+                with self._whole_or_lost():
+                    _apply(change, self.structure, rows, threads)
             if ids_of is not None and self.structure is not None:
                 if self._ids_lsn != self._lsn:  # the structure was replaced since
                     added = live()
-                self._remember(added, ids_of(added), rows.slots, lsn)
+                ids = ids_of(added)
+                with self._whole_or_lost():
+                    self._remember(added, ids, rows.slots, lsn)
             self._lsn = lsn
+
+    @contextlib.contextmanager
+    def _whole_or_lost(self) -> Iterator[None]:
+        """A change that, where an interruption or a lack of memory stops it half way, has all made anew."""
+        try:
+            yield
+        except BaseException:
+            self._lose()
+            raise
 
     def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
         self._version += 1
@@ -170,10 +182,13 @@ class Following(abc.ABC, Generic[S]):
         """Know no rows any more, until it follows again."""
         if self.structure is not None:
             with self._following:
-                self.structure, self._lsn = None, -1
-                self._version += 1
-                self._ids, self._ids_lsn = np.zeros(0, np.int64), -1
-                self._version += 1
+                self._lose()
+
+    def _lose(self) -> None:
+        self.structure, self._lsn = None, -1
+        self._version |= 1
+        self._ids, self._ids_lsn = np.zeros(0, np.int64), -1
+        self._version += 1
 
     @property
     def id_bytes(self) -> int:

@@ -69,6 +69,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, durably; where it is there already nothing is done."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # who may write to a folder need not be able to list it
+        sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Make what was created, renamed or removed in a folder durable."""
     sync(path)

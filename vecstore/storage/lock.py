@@ -35,8 +35,9 @@ class WriterLock:
             if not isinstance(error, BlockingIOError):
                 raise StorageError(f"cannot lock {path}: {error.strerror}", path=str(path)) from error
             raise _read_from(path.parent) if is_read else _locked(path.parent, pid) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk it is held without a name
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         # A forked child shares the lock: it gives its descriptor back, or it would hold it when the parent has gone.
         os.register_at_fork(after_in_child=self.release)
 
@@ -114,7 +115,10 @@ def not_replaced(folder: Path, *, replacing: bool = False) -> Iterator[None]:
         raise NotADatabaseError(f"{folder}: {error.strerror}", path=str(folder)) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if replacing else fcntl.LOCK_SH)
-        yield
+        try:
+            yield
+        finally:  # a process that was forked meanwhile would hold it
+            fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 

@@ -23,13 +23,13 @@ MAGIC: Final = 0xBEEFC0DE
 NO_PAGE: Final = 2**64 - 1
 MAX_DEPTH: Final = 32
 
-_PAGE = struct.Struct("<QHHHH")  # number, unused, flags, lower, upper; overflow pages have a count in the last two
+PAGE = struct.Struct("<QHHHH")  # number, unused, flags, lower, upper; overflow pages have a count in the last two
 _COUNT = struct.Struct("<12xI")
-_NODE = struct.Struct("<HHHH")  # low and high half of the size or page, flags or more of the page, size of the key
-_DB = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, three counts of pages, entries, root
+NODE = struct.Struct("<HHHH")  # low and high half of the size or page, flags or more of the page, size of the key
+DB = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, three counts of pages, entries, root
 _META = struct.Struct("<IIQQ")  # magic, version, address, size of the map
 _LAST = struct.Struct("<QQ")  # last page, transaction
-_U64 = struct.Struct("<Q")
+U64 = struct.Struct("<Q")
 
 
 def verify(path: Path) -> None:
@@ -44,7 +44,7 @@ def verify(path: Path) -> None:
 class _Pages:
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
-        self.size: int = _DB.unpack_from(data, _PAGE.size + _META.size)[0]
+        self.size: int = DB.unpack_from(data, PAGE.size + _META.size)[0]
         if self.size not in {1 << shift for shift in range(9, 17)} or len(data) < 2 * self.size:
             raise ValueError("the first page is none of LMDB's")
         self.last = 1
@@ -63,12 +63,12 @@ class _Pages:
             raise ValueError(f"page {self.last} lies behind the end of the file")
 
     def _meta(self, at: int) -> tuple[int, int, tuple[Any, ...], tuple[Any, ...]]:
-        magic, version, *_ = _META.unpack_from(self.data, at + _PAGE.size)
-        if _PAGE.unpack_from(self.data, at)[2] != META or (magic, version) != (MAGIC, 1):
+        magic, version, *_ = _META.unpack_from(self.data, at + PAGE.size)
+        if PAGE.unpack_from(self.data, at)[2] != META or (magic, version) != (MAGIC, 1):
             raise ValueError("a meta page is damaged")
-        at += _PAGE.size + _META.size
-        free, main = _DB.unpack_from(self.data, at), _DB.unpack_from(self.data, at + _DB.size)
-        last, transaction = _LAST.unpack_from(self.data, at + 2 * _DB.size)
+        at += PAGE.size + _META.size
+        free, main = DB.unpack_from(self.data, at), DB.unpack_from(self.data, at + DB.size)
+        last, transaction = _LAST.unpack_from(self.data, at + 2 * DB.size)
         return transaction, last, free, main
 
     def _take(self, number: int, count: int = 1) -> int:
@@ -90,17 +90,17 @@ class _Pages:
         while waiting:
             number, depth = waiting.pop()
             start = self._take(number)
-            own_number, _, own_flags, lower, upper = _PAGE.unpack_from(self.data, start)
-            count = (lower - _PAGE.size) // 2
+            own_number, _, own_flags, lower, upper = PAGE.unpack_from(self.data, start)
+            count = (lower - PAGE.size) // 2
             if own_number != number or own_flags != (BRANCH if depth > 1 else LEAF) or not lower <= upper <= self.size:
                 raise ValueError(f"page {number} is damaged")
             if count < (2 if depth > 1 else 1):
                 raise ValueError(f"page {number} is too empty")
-            for at in struct.unpack_from(f"<{count}H", self.data, start + _PAGE.size):
-                if not upper <= at <= self.size - _NODE.size:
+            for at in struct.unpack_from(f"<{count}H", self.data, start + PAGE.size):
+                if not upper <= at <= self.size - NODE.size:
                     raise ValueError(f"a node of page {number} is out of place")
-                low, high, more, key_size = _NODE.unpack_from(self.data, start + at)
-                end, data = self.size - at - _NODE.size - key_size, start + at + _NODE.size + key_size
+                low, high, more, key_size = NODE.unpack_from(self.data, start + at)
+                end, data = self.size - at - NODE.size - key_size, start + at + NODE.size + key_size
                 if end < 0 or key_size > 511:
                     raise ValueError(f"a key of page {number} is damaged")
                 if depth > 1:
@@ -110,20 +110,20 @@ class _Pages:
         return values
 
     def _value(self, data: int, size: int, flags: int, room: int, is_main: bool) -> tuple[int, int]:
-        if flags == BIG_DATA and room >= _U64.size:
-            (first,) = _U64.unpack_from(self.data, data)
-            count = -(-(size + _PAGE.size) // self.size)
+        if flags == BIG_DATA and room >= U64.size:
+            (first,) = U64.unpack_from(self.data, data)
+            count = -(-(size + PAGE.size) // self.size)
             start = self._take(first, count)
-            number, _, kind, *_ = _PAGE.unpack_from(self.data, start)
+            number, _, kind, *_ = PAGE.unpack_from(self.data, start)
             if (number, kind) != (first, OVERFLOW) or _COUNT.unpack_from(self.data, start)[0] != count:
                 raise ValueError(f"page {first} is damaged")
-            return start + _PAGE.size, size
+            return start + PAGE.size, size
         if flags not in (0, SUB_DATA) or size > room:
             raise ValueError("a node is damaged")
-        if is_main != (flags == SUB_DATA) or (is_main and size != _DB.size):
+        if is_main != (flags == SUB_DATA) or (is_main and size != DB.size):
             raise ValueError("the record of a database is damaged")
         if is_main:
-            self._tree(_DB.unpack_from(self.data, data), 0)
+            self._tree(DB.unpack_from(self.data, data), 0)
         return data, size
 
     def _free(self, first: int, size: int) -> None:
