@@ -70,6 +70,8 @@ class Environment(Gate):
         self._databases = databases
         self._dbs: dict[str, Any] = {}
         self._look_for_dead_at = 0.0
+        # An index.mdb is read as a whole. `fetching` looks again when a file of rows has grown.
+        self._reads_ahead = "vector:vector" not in databases or not advice.is_large(size)
         self.fetching = advice.Fetching()
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
@@ -112,8 +114,7 @@ class Environment(Gate):
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
             sync=self.sync_interval is None,
-            # From the beginning; `fetching` looks again when the file has grown.
-            readahead=not advice.is_large(self.path.stat().st_size if self.path.exists() else 0),
+            readahead=self._reads_ahead,
         )
         self._settled = self.read_only
         try:
