@@ -83,6 +83,7 @@ class Environment(Gate):
                     stat = path.stat()
                 except OSError as error:  # dropped in this moment
                     self._env.close()
+                    self._let_writers_in()
                     raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
                 self.inode, self.device = stat.st_ino, stat.st_dev
         except lmdb.NotFoundError:
