@@ -142,7 +142,7 @@ import json, sys
 import numpy as np
 import vecstore
 from vecstore.storage import environment
-environment._writable = lambda path: False
+environment.writable = lambda path: False
 db = vecstore.open(sys.argv[1], read_only=True)
 for line in sys.stdin:
     try:
