@@ -16,6 +16,9 @@ from vecstore.types import Finding
 
 commands = typer.Typer()
 
+# Findings of a collection that are printed.
+SHOWN = 20
+
 
 @commands.command(
     epilog="Examples: [cyan]vecstore stats data/[/]   [cyan]vecstore stats localhost:6333 docs --json[/]",
@@ -73,11 +76,18 @@ def check(
             count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
             sound = "repaired, nothing is lost" if name in repaired else "sound"
             terminal.console.print(f"{name}: " + (f"[red]{count}[/]" if found else f"[green]{sound}[/]"))
-            for one in found:
+            for one in found[:SHOWN]:
                 ids = f"; ids: {', '.join(map(repr, one.ids[:20]))}{' ...' if len(one.ids) > 20 else ''}"
                 terminal.console.print(
                     f"  {one.part}: {one.message}{ids if one.ids else ''}", markup=False, highlight=False
                 )
+            if len(found) > SHOWN:
+                terminal.console.print(f"  and {len(found) - SHOWN:,} more; --json has all of them", highlight=False)
+            if name in repaired and found:
+                terminal.console.print(
+                    f"  what could be read of them is in {target}/collections/{name}/quarantine-*.jsonl",
+                    markup=False, highlight=False, soft_wrap=True,
+                )  # fmt: skip
     if any(findings.values()):
         raise typer.Exit(1)
 

@@ -75,11 +75,7 @@ def salvaged(path: Path, items: Items, layout: Layout) -> tuple[Source, list[Los
             if kept.get(id_key, slot) != slot and leads_to.get(id_key) != slot:
                 raise ValueError(f"slot {slot} has an id that leads to another row")
         except (CorruptionError, ValueError) as error:
-            vector = None
-            if block < len(rows) and rows[block]:
-                at = int(rows[block]) + (slot & (layout.rows - 1)) * layout.dim * 4
-                vector = bytes(blocks.at(at, layout.dim * 4))
-            lost.append(_lost(str(error), slot, id_key, payload, vector))
+            lost.append(_lost(str(error), slot, id_key, payload, _vector(rows, layout, slot)))
             continue
         if kept.get(id_key, slot) != slot:  # the one that came before is not where the id leads
             other = kept[id_key]
@@ -89,7 +85,7 @@ def salvaged(path: Path, items: Items, layout: Layout) -> tuple[Source, list[Los
         contents[slot] = id_key, payload
     there = {one.id_key for one in lost}
     lost += [
-        _lost(f"an id leads to slot {slot}, which has no row", slot, key, None, None)
+        _lost(f"an id leads to slot {slot}, which has no row", slot, key, None, _vector(rows, layout, slot))
         for key, slot in leads_to.items()
         if key not in kept and key not in there
     ]
@@ -100,6 +96,14 @@ def salvaged(path: Path, items: Items, layout: Layout) -> tuple[Source, list[Los
     meta = [(bytes(key), bytes(value)) for key, value in items("meta")]
     source = Source(path, meta, layout, slots, rows, contents.__getitem__, lambda: sorted(kept.items()))
     return source, lost, state.lsn
+
+
+def _vector(rows: Any, layout: Layout, slot: int) -> bytes | None:
+    """What stands where the vector of a slot should be."""
+    block = slot >> layout.shift
+    if not 0 <= block < len(rows) or not rows[block]:
+        return None
+    return bytes(blocks.at(int(rows[block]) + (slot & (layout.rows - 1)) * layout.dim * 4, layout.dim * 4))
 
 
 def _last_state(items: Items) -> State:
