@@ -1,13 +1,11 @@
-"""Room on the disk: what compact() gives back and takes, and how much a file grows under churn while others read.
+"""Room on the disk: what compact() gives back and takes, and what searches see of it.
 
-Half of the rows are deleted and the collection compacted, beside a collection that never held them. Then rows are
-replaced while processes search.
+Half of the rows are deleted and the collection compacted, beside a collection that never held them. How much a file
+grows while rows are replaced and others read: `bench.readers`.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,28 +17,15 @@ import vecstore
 from bench.data import Data, arguments, load
 
 BATCH = 1000
-READER = """
-import sys
-import numpy as np
-import vecstore
-docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
-print("open", flush=True)
-while True:
-    docs.search(np.ones(docs.dim), 1)
-"""
 
 
 def main() -> None:
     """Print every figure."""
-    parser = arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of churn")
-    parser.add_argument("--readers", type=int, default=2)
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     data = load(options.data)
     print(f"{len(data.ids):,} rows x {data.vectors.shape[1]} ({data.name})")
     with tempfile.TemporaryDirectory(prefix="vecstore-bench-", dir=".") as scratch:
         halved(data, Path(scratch))
-        churn(data, Path(scratch), options.seconds, options.readers)
 
 
 def insert(docs: vecstore.Collection, data: Data, first: int, last: int) -> None:
@@ -108,36 +93,6 @@ def rate(docs: vecstore.Collection, data: Data) -> float:
     for query in data.queries[:500]:
         docs.search(query, 10, with_payload=False)
     return min(500, len(data.queries)) / (time.perf_counter() - start)
-
-
-def churn(data: Data, folder: Path, seconds: float, readers: int) -> None:
-    """Replace rows for some seconds while processes search all the time."""
-    n, dim = min(20_000, len(data.ids)), data.vectors.shape[1]
-    with vecstore.open(folder / "churn") as db:
-        docs = db.create_collection("docs", dim, index=vecstore.Flat())
-        insert(docs, data, 0, n)
-        before = size_of(docs)
-        searching = [
-            subprocess.Popen([sys.executable, "-c", READER, str(folder / "churn")], stdout=subprocess.PIPE)
-            for _ in range(readers)
-        ]
-        for one in searching:
-            assert one.stdout is not None
-            one.stdout.readline()
-        random, writes, replaced = np.random.default_rng(0), 0, 0
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            some = random.choice(n, random.integers(1, 50), replace=False)
-            docs.upsert([data.ids[i] for i in some], data.vectors[some], [data.payloads[i] for i in some])
-            writes, replaced = writes + 1, replaced + len(some)
-        for one in searching:
-            one.kill()
-            one.wait()
-            assert one.stdout is not None
-            one.stdout.close()
-        grown = size_of(docs) / before
-        print(f"churn             {writes:8,} writes, {replaced:,} of {n:,} rows replaced, {readers} processes search")
-        print(f"                  {grown:8.2f} times the file (bar 2)")
 
 
 if __name__ == "__main__":

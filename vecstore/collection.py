@@ -220,6 +220,7 @@ class Collection(CollectionVerbs):
         """Copy the collection, as of one commit, to a new database at `path` that holds just it; otherwise as
         `Database.backup`."""
         self._upkeep.refuse_closed()
+        self._store.env.refuse_forked()
         back_up(arguments.folder(path, "path"), [(self.name, self._store)])
 
     # -- life ------------------------------------------------------------------------------------------------

@@ -30,8 +30,9 @@ from vecstore.storage import folder, recovery
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.config import config_of, info_of
-from vecstore.storage.disk import disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, make_folder, sync_folder
 from vecstore.storage.failpoints import reach
+from vecstore.storage.gate import forked
 from vecstore.storage.lock import WriterLock
 from vecstore.storage.repair import repair_remains
 from vecstore.storage.store import Store
@@ -58,7 +59,9 @@ def open(
     """Open a folder as a database, and create it if it is not there or empty.
 
     One process writes; any number of others may open the folder at the same time with `read_only=True`, and see
-    each of its commits. `max_size` bounds the file of each collection, in bytes; without it only the disk does.
+    each of its commits. One of them that may not write to the folder cannot register as a reader: it opens collections
+    only while nobody writes, and keeps writers out until it is closed. `max_size` bounds the file of each collection,
+    in bytes; without it only the disk does.
 
     With `durability="interval"` a write returns before it is on the disk, and is synced within `sync_interval` seconds
     (0.001 to 60, by default 0.1). A killed process loses nothing then either. Where the machine goes down, the writes
@@ -72,8 +75,8 @@ def open(
     A process that forks closes its databases before, and opens them in parent and child: a child can use none that its
     parent opened.
 
-    Raises DatabaseLockedError if another process writes, NotADatabaseError if the folder holds something else,
-    FormatVersionError if a newer vecstore wrote it.
+    Raises DatabaseLockedError if another process writes, or reads without registering, NotADatabaseError if the folder
+    holds something else, FormatVersionError if a newer vecstore wrote it.
     """
     place = arguments.folder(path, "path")
     if max_size is not None:
@@ -124,6 +127,7 @@ class Database(DatabaseVerbs):
         self._budget = Budget(memory_limit)
         self._open_collections: dict[str, Collection] = {}
         self._mutex = threading.RLock()
+        self._pid = os.getpid()
         self._closed = False
         self._lock: WriterLock | None = None
         if read_only:
@@ -131,15 +135,17 @@ class Database(DatabaseVerbs):
             return
         folder.refuse_foreign(path)
         with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         self._lock = WriterLock(path / folder.LOCK)
         try:
             with disk_errors(path):
                 folder.lay_out(path)
             folder.check_marker(path)
-            folder.remove_leftovers(path / folder.COLLECTIONS)
+            with disk_errors(path):
+                folder.remove_leftovers(path / folder.COLLECTIONS)
+                names = folder.names(path / folder.COLLECTIONS)
             # All of them at once: a process that reads may be the first to open one.
-            for name in folder.names(path / folder.COLLECTIONS):
+            for name in names:
                 with contextlib.suppress(StorageError):  # told when that collection is opened
                     recovery.recover(path / folder.COLLECTIONS / name / DATA_FILE)
         except BaseException:
@@ -147,6 +153,7 @@ class Database(DatabaseVerbs):
             raise
 
     def _create(self, info: CollectionInfo, exist_ok: bool) -> Collection:
+        self._refuse_forked()
         with self._mutex:
             self._refuse_unwritable()
             taken = next((name for name in self.list_collections() if name.lower() == info.name.lower()), None)
@@ -165,6 +172,9 @@ class Database(DatabaseVerbs):
                     sync_folder(parent)
                     reach("create.synced")
                 except BaseException:
+                    # What is written to a collection whose name is not on the disk might be lost.
+                    with contextlib.suppress(OSError):
+                        (parent / info.name).rename(unfinished)
                     shutil.rmtree(unfinished, ignore_errors=True)
                     raise
             return self._open(info.name)
@@ -189,6 +199,7 @@ class Database(DatabaseVerbs):
         return there
 
     def _open(self, name: str) -> Collection:
+        self._refuse_forked()
         with self._mutex:
             self._refuse_closed()
             known = self._open_collections.get(name)
@@ -238,6 +249,7 @@ class Database(DatabaseVerbs):
         return sorted(name for name in names if not name.startswith("."))
 
     def _drop(self, name: str) -> None:
+        self._refuse_forked()
         with self._mutex:
             self._refuse_unwritable()
             if name not in self.list_collections():
@@ -248,12 +260,14 @@ class Database(DatabaseVerbs):
             with disk_errors(parent):
                 (parent / name).rename(leftover)  # from here on it is gone, whatever happens to this process
                 reach("drop.renamed")
-                sync_folder(parent)
-            reach("drop.synced")
-            Store.close_dropped(leftover)
-            dropped = self._open_collections.pop(name, None)
-            if dropped is not None:
-                dropped._dropped()
+                try:
+                    sync_folder(parent)
+                    reach("drop.synced")
+                finally:  # or else what is written to it would be lost, and nobody be told
+                    Store.close_dropped(leftover)
+                    dropped = self._open_collections.pop(name, None)
+                    if dropped is not None:
+                        dropped._dropped()
             reach("drop.closed")
             shutil.rmtree(leftover, ignore_errors=True)
             reach("drop.deleted")
@@ -277,6 +291,7 @@ class Database(DatabaseVerbs):
         what it was created with: then only a backup helps.
         """
         name = collection_name(name)
+        self._refuse_forked()
         with self._mutex:
             self._refuse_unwritable()
             if name not in self.list_collections():
@@ -307,8 +322,15 @@ class Database(DatabaseVerbs):
         return CollectionNotFoundError(f'no collection "{name}" in {self.path}; {there}', name=name)
 
     def _refuse_closed(self) -> None:
+        self._refuse_forked()
         if self._closed:
             raise ClosedError(f"{self.path} is closed")
+
+    def _refuse_forked(self) -> None:
+        """StateError in a child of the process that opened it, which has not its lock; before any lock of a thread that
+        may be held for ever in a child."""
+        if os.getpid() != self._pid:
+            raise forked(self.path)
 
     def _refuse_unwritable(self) -> None:
         self._refuse_closed()
@@ -317,6 +339,8 @@ class Database(DatabaseVerbs):
 
     def close(self) -> None:
         """Close all collections and let the next writer in; closing twice is allowed."""
+        if os.getpid() != self._pid:
+            return  # what is open is the parent's
         with self._mutex:
             if self._closed:
                 return

@@ -32,7 +32,9 @@ class Searching:
         """Where the rows of a view are; made once for each commit."""
         kept = self._kept
         if kept is None or kept[0] is not view.table:
-            rows = flat.Rows(view.table.rows, view.layout.shift, self._dim, view.state.slots, self._metric)
+            rows = flat.Rows(
+                view.table.rows, view.layout.shift, self._dim, view.state.slots, self._metric, view.env.read_soon
+            )
             kept = self._kept = (view.table, rows)
         return kept[1]
 

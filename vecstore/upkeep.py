@@ -86,6 +86,7 @@ class Upkeep:
 
     def rebuild(self, seed: int | None) -> None:
         """The same index anew from the rows."""
+        self._store.env.refuse_forked()
         with self._maintaining:
             with self.view():
                 means = self.current()
@@ -101,6 +102,7 @@ class Upkeep:
         progress: Callable[[int, int], None],
     ) -> None:
         """Another index, built beside the old one, whose place it takes in one transaction."""
+        self._store.env.refuse_forked()
         with self._maintaining:
             with self.view():
                 before = self.means  # of a collection that is neither closed nor dropped
@@ -154,6 +156,7 @@ class Upkeep:
 
     def compact(self) -> None:
         """A file with nothing but the rows, in the order of the graph."""
+        self._store.env.refuse_forked()
         with self._maintaining:
             self._store.compact(self._order, self._renumbering)
             if self.means.indexing is not None:
@@ -187,6 +190,8 @@ class Upkeep:
 
     def close(self) -> None:
         """Let go of index and file; once."""
+        if self._store.env.forked:
+            return  # both are the parent's
         with self._closing:
             if not self.closed:
                 self.closed = True

@@ -38,8 +38,8 @@ INDEXES = (
 )  # fmt: skip
 
 
-def main():
-    out = int(sys.argv[1])
+def make_all_small():
+    """Let this process do all upkeep within some hundred rows."""
     make_small("graphs")
     make_small("lists")
     scratch.LEAST = 1024
@@ -49,6 +49,11 @@ def main():
     checkpoints.BUSY_ROWS, checkpoints.IDLE_ROWS, checkpoints.MAX_WRITES = 100, 20, 20
     checkpoints.BUSY_SHARE = checkpoints.IDLE_SHARE = checkpoints.REST = 0
     checkpoint.PIECE_BYTES, checkpoint.AT_ONCE = PIECE_BYTES, 1 << 14  # some in one transaction, some in a new file
+
+
+def main():
+    out = int(sys.argv[1])
+    make_all_small()
     warmup()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

@@ -2,12 +2,13 @@
 
 import errno
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vecstore
-from tests.crash.machine import DIM, PAGE, another_boot, crashed, folder_of, synced, vector
+from tests.crash.machine import DIM, PAGE, Disk, another_boot, crashed, folder_of, found, synced, vector
 from vecstore import StorageError
 from vecstore.storage import environment, interval, recovery
 from vecstore.testing.faults import Fail, storage_calls, unavailable
@@ -189,6 +190,57 @@ def test_a_commit_that_fails_in_its_last_step_leaves_a_collection_that_goes_on(t
     with vecstore.open(path) as db:
         assert [record.id for record in db.get_collection("docs").scroll().records] == [1, 3]
         assert db.get_collection("docs").check() == []
+
+
+@calls_seen
+@pytest.mark.parametrize("fails", [False, True])
+def test_behind_a_commit_that_failed_in_its_last_step_those_before_are_synced(tmp_path, opened, monkeypatch, fails):
+    opened.insert(1, vector(1))
+    opened._store.env._syncer._step()
+    disk, failed = Disk(folder_of(tmp_path / "db") / "data.mdb"), []
+
+    def on_call(call):
+        if call.path != disk.path:
+            return None
+        if call.kind == "write" and call.offset < 2 * PAGE and len(opened) == 2 and not failed:
+            failed.append(call)
+            return Fail(errno.EIO)
+        if call.kind == "write":
+            disk.write(call.offset, call.data)
+        elif call.kind == "sync":
+            disk.sync()
+        return None
+
+    def sync_file(fd):
+        if Path(f"/proc/self/fd/{fd}").readlink() == Path(disk.path):
+            if fails:
+                raise OSError(errno.EIO, "Input/output error")
+            disk.sync()
+
+    monkeypatch.setattr(recovery, "sync_file", sync_file)
+    with storage_calls(on_call):
+        opened.insert(2, vector(2))
+        with pytest.raises(StorageError, match="in the last step of a commit"):
+            opened.insert(3, vector(3))
+        assert [record.id for record in opened.scroll().records] == [1, 2]
+    if fails:
+        with pytest.raises(StorageError, match="could not be synced"):
+            opened.insert(3, vector(3))
+    image = bytearray(disk.durable)
+    for at, versions in disk.since.items():  # the meta pages alone arrive
+        if at < 2 * PAGE:
+            image[at : at + PAGE] = versions[-1]
+    record = synced(tmp_path / "db").read_bytes()
+    monkeypatch.undo()
+    if not fails:
+        another_boot(monkeypatch)
+    with vecstore.open(found(tmp_path / "found", bytes(image), record)) as db:
+        docs = db.get_collection("docs")
+        assert [record.id for record in docs.scroll().records] == ([1] if fails else [1, 2])
+        assert docs.check() == []
+    if fails:
+        with pytest.raises(StorageError, match="could not be synced"):
+            opened.close()
 
 
 def test_a_map_that_grows_is_synced_before(tmp_path, monkeypatch):

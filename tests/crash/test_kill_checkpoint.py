@@ -49,7 +49,8 @@ docs.close()
 """
 KINDS = ["graph", "lists"]
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
-KILLS = 300 if MANY else 3
+KILLS = 50 if MANY else 3
+SEED = int(os.environ.get("VECSTORE_SEED", "1"))
 
 
 def applied(rows, seed, count):
@@ -138,9 +139,9 @@ def test_at_a_failpoint(tmp_path, settings, kind, failpoint, count, caplog):
     assert not [one for one in caplog.records if "damaged" in one.getMessage()]
 
 
+@pytest.mark.parametrize("seed", range(SEED, SEED + (6 if MANY else 1)))
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_random(tmp_path, settings, kind, caplog):
-    seed = int(os.environ.get("VECSTORE_SEED", "1"))
+def test_at_random(tmp_path, settings, kind, seed, caplog):
     generator, rows = random.Random(seed), {}
     for kill in range(KILLS):
         _, told = killed(tmp_path, kind, kill, after=(generator.randrange(1, 38), generator.random() * 0.03))

@@ -1,7 +1,8 @@
 """Writers and searchers of one process are killed together, at every failpoint and at random; then on with the folder.
 
 After each kill: what was acknowledged is there bit by bit, of each writer's call under way all or nothing, nothing is
-damaged, and each row is found. VECSTORE_KILLS=N says how many random kills; `make crash` makes thousands.
+damaged, and each row is found; also for a process that reads all the time and is never killed. VECSTORE_KILLS=N says
+how many random kills; `make crash` makes thousands.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="children 
 
 KILLS = int(os.environ.get("VECSTORE_KILLS", "40"))
 SEED = int(os.environ.get("VECSTORE_SEED", "1"))
+PARTS = -(-KILLS // 200)  # of one database each, which take a minute or two
 WRITERS = 4
 SELDOM = ("open.", "map.", "compact.", "interval.", "index.")  # what a child does once, if at all, or which takes long
 INTERVAL_OPTIONS = {"durability": "interval", "sync_interval": 0.01}
@@ -116,11 +118,50 @@ def server():
     started.end()
 
 
+class Follower:
+    """A process that reads; see tests/crash/follower.py."""
+
+    def __init__(self):
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.follower"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=ROOT,
+        )  # fmt: skip
+        self.folder, self.looks = None, 0
+        assert json.loads(self.popen.stdout.readline()) == "ready"
+
+    def ask(self, do, **order):
+        self.popen.stdin.write(json.dumps({"do": do, **order}) + "\n")
+        line = self.popen.stdout.readline()
+        assert line, f"the follower ended with {self.popen.wait()}"
+        answer = json.loads(line)
+        assert not isinstance(answer, str), answer
+        return answer
+
+    def verify(self, folder, *, check):
+        """What it sees of a folder, from now on until it is asked for another one."""
+        if self.folder is not folder:
+            self.ask("open", path=str(folder.path), seed=folder.seed, writers=WRITERS)
+            self.folder = folder
+        self.looks = self.ask("verify", rows=[len(mine) for mine, _ in folder.models.values()], check=check)
+
+    def end(self):
+        self.popen.stdin.close()
+        self.popen.wait()
+        self.popen.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def follower():
+    started = Follower()
+    yield started
+    started.end()
+
+
 class Folder:
     """A database that children write to, and what must be in it."""
 
-    def __init__(self, server, path, seed):
-        self.server, self.path, self.seed = server, path, seed
+    def __init__(self, server, path, seed, follower):
+        self.server, self.path, self.seed, self.follower = server, path, seed, follower
         self.models = {writer: ({}, 0) for writer in range(WRITERS)}  # rows, and the number of the next call
         self.acknowledged = self.kept = self.kills = 0
 
@@ -174,12 +215,14 @@ class Folder:
                 queries = np.array([record.vector for record in page.records])
                 best = [[hit.id for hit in hits] for hits in docs.search(queries, 1)]
                 assert [ids for one, ids in zip(page.records, best, strict=True) if ids != [one.id]] == []
+        self.follower.verify(self, check=linked)
 
 
-def test_writers_that_are_killed_at_random_lose_nothing(server, tmp_path, small_graphs, small_lists):
-    rng = random.Random(SEED)
-    folder = Folder(server, tmp_path / "db", SEED)
-    for kill in range(KILLS):
+@pytest.mark.parametrize("seed", range(SEED, SEED + PARTS))
+def test_writers_that_are_killed_at_random_lose_nothing(server, follower, tmp_path, small_graphs, small_lists, seed):
+    rng = random.Random(seed)
+    folder = Folder(server, tmp_path / "db", seed, follower)
+    for kill in range(KILLS // PARTS):
         # While it opens, in its first calls, or after a while; and then anywhere in a call.
         calls = rng.choice([-1, rng.randrange(8), rng.randrange(40), rng.randrange(40)])
         # A kill takes nothing from what was not synced: that is the machine's.
@@ -191,16 +234,21 @@ def test_writers_that_are_killed_at_random_lose_nothing(server, tmp_path, small_
         try:
             folder.verify(read_only=kill % 4 == 1, linked=kill % 4 == 3)
         except BaseException as error:
-            error.add_note(f"after kill {kill} of VECSTORE_SEED={SEED}")
+            error.add_note(f"after kill {kill} of VECSTORE_SEED={seed}")
             raise
-    print(f"{folder.kills} kills, {folder.acknowledged} calls acknowledged, {folder.kept} kept unacknowledged")
-    assert folder.acknowledged > KILLS
-    assert folder.kept or KILLS < 50
+    print(
+        f"{folder.kills} kills, {folder.acknowledged} calls acknowledged, {folder.kept} kept unacknowledged, "
+        f"{follower.looks} looks of a reader"
+    )
+    assert folder.acknowledged > folder.kills
+    assert folder.kept or folder.kills < 50
 
 
 @pytest.mark.parametrize("failpoint", REACHED)
-def test_writers_that_are_killed_at_a_failpoint_lose_nothing(server, tmp_path, small_graphs, small_lists, failpoint):
-    folder = Folder(server, tmp_path / "db", SEED)
+def test_writers_that_are_killed_at_a_failpoint_lose_nothing(
+    server, follower, tmp_path, small_graphs, small_lists, failpoint
+):
+    folder = Folder(server, tmp_path / "db", SEED, follower)
     if failpoint == "open.leftovers":
         vecstore.open(folder.path).close()
         (folder.path / "collections" / ".left-0000").mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.faults.power import Disk
 from vecstore.testing.faults import Call, storage_calls
 
-UNSEEN = ("-lock", "LOCK", "VECSTORE", " (deleted)")
+UNSEEN = ("-lock", "LOCK", " (deleted)")
 
 
 class Folder:
@@ -123,11 +123,15 @@ class Names:
 
 
 class Recorder:
-    """All that is done to the files of a database while the context lasts, in order, in `events`."""
+    """All that is done to the files of a database while the context lasts, in order, in `events`.
+
+    What Python writes to a file is seen when that file is synced, or renamed without.
+    """
 
     def __init__(self, root, patch):
         self.root, self.patch = str(root), patch
         self.events = []
+        self.known = {os.fspath(path) for path in Path(root).rglob("*")}
         self.within = False
 
     def _seen(self, path):
@@ -136,6 +140,7 @@ class Recorder:
     def __enter__(self):
         def on_call(call):
             if self._seen(call.path):
+                self.known.add(call.path)
                 self.events.append(call)
 
         self.calls = storage_calls(on_call, record=False)
@@ -153,16 +158,27 @@ class Recorder:
 
     def _named(self, name, function):
         def call(path, *more, **options):
+            if name == "rename":
+                self._look_at(os.fspath(path))
             function(path, *more, **options)
             if not options and self._seen(os.fspath(path)) and not self.within:
-                self.events.append((name, os.fspath(path), *(os.fspath(one) for one in more if name == "rename")))
+                targets = [os.fspath(one) for one in more if name == "rename"]
+                self.known.update(targets)
+                self.events.append((name, os.fspath(path), *targets))
 
         return call
+
+    def _look_at(self, path):
+        """Note what Python has written to a file."""
+        if self._seen(path) and path not in self.known and Path(path).is_file():
+            self.known.add(path)
+            self.events.append(Call("write", "write", path, 0, Path(path).read_bytes()))
 
     def _fsync(self, function):
         def call(fd):
             function(fd)
             path = str(Path(f"/proc/self/fd/{fd}").readlink())
+            self._look_at(path)
             if self._seen(path):
                 folder = Path(path).is_dir()
                 self.events.append(("sync", path) if folder else Call("sync", "fsync", path, synced=True))
@@ -173,6 +189,7 @@ class Recorder:
         def call(fd, data, offset):
             path = str(Path(f"/proc/self/fd/{fd}").readlink())
             if self._seen(path):
+                self.known.add(path)
                 self.events.append(Call("write", "pwrite", path, offset, bytes(data)))
             return function(fd, data, offset)
 

@@ -35,22 +35,23 @@ def index(db):
         docs._indexing.checkpoints.write()
 
 
+COMPACT = write("compact")
 STEPS = [
     write("upsert", range(300, 420), vectors(1, 120)),
     index,
     lambda db: db.create_collection("other", DIM, "l2", index=vecstore.Flat()),
     write("insert", range(100), vectors(2, 100), name="other"),
     write("delete", range(200)),
-    write("compact"),
+    COMPACT,
     write("upsert", range(150, 250), vectors(3, 100)),
     index,
     write("upsert", ["a", "b"], vectors(4, 2), name="other"),
-    write("compact"),
+    COMPACT,
     lambda db: db.drop_collection("other"),
     write("upsert", range(400, 450), vectors(5, 50)),
     lambda db: db.create_collection("other", DIM, "cosine", index=vecstore.Flat()),
     write("insert", range(10), vectors(6, 10), name="other"),
-    write("compact"),
+    COMPACT,
 ]
 
 
@@ -88,7 +89,7 @@ def recorded(path, durability, patch):
 
 
 @pytest.mark.parametrize("durability", ["commit", "interval"])
-def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, monkeypatch, durability):
+def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, monkeypatch, caplog, durability):
     monkeypatch.setattr(checkpoints, "MAX_WRITES", 10**9)
     with monkeypatch.context() as patch:
         names, events, states, ends, certain = recorded(tmp_path / "db", durability, patch)
@@ -102,11 +103,13 @@ def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, m
             images += 1
             contents = rng.choice([*names.disk.images(begun, rng, 4)])
             shutil.rmtree(tmp_path / "found", ignore_errors=True)
-            (tmp_path / "found").mkdir()
-            shutil.copy(tmp_path / "db" / "VECSTORE", tmp_path / "found")
             names.write(tmp_path / "found", contents, rng.choice([-1, number, rng.randrange(number + 1)]))
             try:
                 verify(tmp_path / "found", states[certain[step] : step + 2])
+                # The index was kept anew before a compaction was acknowledged.
+                if durability == "commit" and STEPS[step : step + 1] != [COMPACT]:
+                    assert "index is made anew" not in caplog.text
+                caplog.clear()
             except BaseException as error:
                 error.add_note(f"at event {number} of {len(events)}, {event!r:.200}, step {step}, VECSTORE_SEED={SEED}")
                 raise

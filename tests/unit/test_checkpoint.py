@@ -103,6 +103,33 @@ def test_what_a_killed_process_or_a_full_disk_left_is_gone_with_the_next(tmp_pat
     assert not left.exists() and file.load()[0] == {"lsn": 1}
 
 
+HOLDING = """
+import sys
+from pathlib import Path
+from vecstore.storage.checkpoint import DATABASES
+from vecstore.storage.environment import Environment
+with Environment(Path(sys.argv[1]), databases=DATABASES, read_only=True).reading():
+    print("1", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_new_file_does_not_share_the_table_of_readers_of_the_old_one(tmp_path, process, monkeypatch):
+    """LMDB takes from it which commit was the last."""
+    monkeypatch.setattr(checkpoint, "AT_ONCE", 3 * checkpoint.PIECE_BYTES)
+    file, x = CheckpointFile(tmp_path), np.zeros(5 * checkpoint.PIECE_BYTES, np.uint8)
+    for n in range(6):
+        x[:n] = n
+        file.write({"lsn": n}, {"x": x})
+    process(HOLDING, file.path).read()
+    x[:] = 6
+    for n in range(6, 10):  # the first into a new file
+        x[:n] = n
+        file.write({"lsn": n}, {"x": x})
+        header, loaded = CheckpointFile(tmp_path).load()
+        assert header == {"lsn": n} and same(loaded, {"x": x})
+
+
 def test_columns_are_loaded_into_what_the_caller_allocates(tmp_path):
     CheckpointFile(tmp_path).write({}, {"x": np.ones((3, 4), np.float32)})
     made = np.zeros((3, 4), np.float32)
@@ -257,3 +284,20 @@ def test_a_folder_under_its_name_is_replaced(tmp_path):
         file.load()
     file.write({"lsn": 2}, SOME[2])
     assert same(file.load()[1], SOME[2])
+
+
+def test_a_file_that_is_written_while_it_is_looked_through_is_read_again(tmp_path, monkeypatch):
+    file = CheckpointFile(tmp_path)
+    file.write({"lsn": 1}, {"x": np.arange(9)})
+    verify, looks = checkpoint.pages.verify, []
+
+    def in_between(path):
+        looks.append(path)
+        if len(looks) == 1:
+            os.utime(path, ns=(1, 1))
+            raise CorruptionError("a page is that of a later transaction")
+        verify(path)
+
+    monkeypatch.setattr(checkpoint.pages, "verify", in_between)
+    assert file.load()[0] == {"lsn": 1}
+    assert len(looks) == 2 and not file._damaged

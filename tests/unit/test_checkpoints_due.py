@@ -47,6 +47,28 @@ def test_they_come_by_themselves_and_not_with_every_write(tmp_path, rows, often)
         assert db.get_collection("docs").stats().checkpoint_lsn == 22
 
 
+def test_the_log_is_kept_for_the_last_one_until_the_next_is_durable(tmp_path, rows, monkeypatch):
+    with vecstore.open(tmp_path) as db:
+        docs = db.create_collection("docs", DIM, "l2")
+        docs.insert(range(400), rows(400, DIM))
+        docs.wait_indexed(60)
+        docs._indexing.checkpoints.write()
+        docs.upsert(range(20), rows(20, DIM, seed=2))
+        docs.wait_indexed(60)
+        kept = []
+
+        def fail(*_):
+            kept.append(docs._store.log_kept_from)
+            raise StorageError("no", path="p")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(docs._store.checkpoint, "write", fail)
+            docs._indexing.checkpoints.try_write()
+        assert [*kept, docs._store.log_kept_from] == [1, 1]
+        docs._indexing.checkpoints.write()
+        assert docs._store.log_kept_from == 2
+
+
 def test_an_opening_without_writes_writes_none(folder, rows):
     path = folder(400)
     before = files(path)[1].read_bytes()

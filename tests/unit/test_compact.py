@@ -202,6 +202,29 @@ def test_a_file_that_cannot_be_opened_again_takes_no_writes(db, rows, monkeypatc
         assert contents(again.get_collection("docs")) == before
 
 
+@pytest.mark.parametrize("point", ["compact.renamed", "compact.synced", "compact.opened"])
+def test_an_interruption_behind_the_rename_lets_nobody_write_to_the_old_file(db, rows, monkeypatch, point):
+    docs = filled(db, rows)
+    before = contents(docs)
+
+    def interrupt(name):
+        if name == point:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        for module in (compaction, store):
+            patched.setattr(module, "reach", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            docs.compact()
+    with pytest.raises(StorageError, match="could not be opened again after compact"):
+        docs.upsert("x", np.ones(24))
+    again = db.get_collection("docs")
+    again.upsert("x", np.ones(24))
+    db.close()
+    with vecstore.open(db.path) as db:
+        assert len(contents(db.get_collection("docs"))) == len(before) + 1
+
+
 FULL = """
 import json, resource, sys
 import vecstore

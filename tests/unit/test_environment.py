@@ -72,7 +72,7 @@ def waits_for_a_reader(env, action):
 
 def test_growing_the_map_waits_until_readers_have_left_and_tells_who_keeps_addresses(env):
     told = []
-    env.on_remap = lambda: told.append(env._readers)
+    env.on_remap = lambda: told.append(len(env._inside))
     assert waits_for_a_reader(env, lambda: put(env, b"a", b"x" * 2**19))
     assert told and set(told) == {0}
     with env.reading() as txn:

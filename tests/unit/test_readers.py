@@ -1,5 +1,6 @@
 """Processes that read while another one writes, dies, comes again, and writes the file anew."""
 
+import contextlib
 import signal
 
 import numpy as np
@@ -99,3 +100,73 @@ def test_a_commit_is_in_the_next_search_of_every_reader(db, process, compact):
             docs.compact()
         for reader in readers:
             assert reader.ask(n) == [n + 1, n, {"n": n}, 0]
+
+
+SEARCHING_SIX_TIMES = """
+import contextlib, sys, time
+import vecstore
+docs = vecstore.open(sys.argv[1], read_only=True).get_collection("docs")
+with contextlib.ExitStack() as views:
+    for _ in range(6):
+        views.enter_context(docs._store.view())
+    print(1, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def few_slots(monkeypatch):
+    """A table of readers with room for eight transactions."""
+    monkeypatch.setattr(environment, "MAX_READERS", 8)
+
+
+def test_a_full_table_of_readers_is_said_and_room_is_made_by_those_that_died(tmp_path, process, few_slots):
+    with vecstore.open(tmp_path) as db:
+        docs = db.create_collection("docs", 16, index=vecstore.Flat())
+        docs.insert(1, np.ones(16))
+        reader = process(SEARCHING_SIX_TIMES, tmp_path)
+        assert reader.read() == 1
+        with contextlib.ExitStack() as views:
+            views.enter_context(docs._store.view())
+            views.enter_context(docs._store.view())
+            with pytest.raises(vecstore.StorageError, match="table of readers"), docs._store.view():
+                pass
+            reader.end()
+            for _ in range(6):
+                views.enter_context(docs._store.view())
+        docs.insert(2, np.ones(16))
+
+
+UNREGISTERED = f"""
+from vecstore.storage import environment
+environment._writable = lambda path: False
+try:
+    {READER.strip().replace(chr(10), chr(10) + "    ")}
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]), flush=True)
+"""
+
+
+def test_a_reader_that_cannot_register_keeps_writers_out(tmp_path, process):
+    with vecstore.open(tmp_path) as db:
+        db.create_collection("docs", 16, "l2").insert(1, np.ones(16), {"n": 1})
+        kind, text = process(UNREGISTERED, tmp_path).read()
+        assert kind == "DatabaseLockedError" and "cannot register as a reader" in text
+    readers = [process(UNREGISTERED, tmp_path) for _ in range(2)]
+    assert [one.read() for one in readers] == ["open"] * 2
+    assert [one.ask(1) for one in readers] == [[1, 1, {"n": 1}, 0]] * 2
+    for one in readers:
+        with pytest.raises(vecstore.DatabaseLockedError, match="may not write to it"):
+            vecstore.open(tmp_path)
+        one.end()
+    with vecstore.open(tmp_path) as db:
+        db.get_collection("docs").insert(2, np.ones(16))
+
+
+def test_a_backup_that_nobody_has_written_to_is_read_without_registering(tmp_path, monkeypatch):
+    with vecstore.open(tmp_path / "db") as db:
+        db.create_collection("docs", 16, "l2").insert(1, np.ones(16))
+        db.backup(tmp_path / "copy")
+    monkeypatch.setattr(environment, "_writable", lambda path: False)
+    with vecstore.open(tmp_path / "copy", read_only=True) as db:
+        assert len(db.get_collection("docs").search(np.ones(16))) == 1

@@ -238,17 +238,32 @@ def test_a_folder_that_another_process_writes_names_it_and_is_free_when_that_is_
 
 
 FORKING = """
-import json, os, subprocess, sys
+import json, os, subprocess, sys, threading
 import vecstore
+from vecstore.storage import sharing
 db = vecstore.open(sys.argv[1])
 docs = db.create_collection("docs", 3)
 docs.insert(1, [1, 0, 0])
 docs.search([1, 0, 0])
 reading, writing = os.pipe()
+
+def hold():  # every lock that a thread may hold while another one forks
+    with db._mutex, docs._upkeep._maintaining, docs._upkeep._closing, docs._store.env.turn, sharing.sharing:
+        held.set()
+        leave.wait()
+
+held, leave = threading.Event(), threading.Event()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
 child = os.fork()
 if child == 0:
     seen = []
-    for call in (docs.count, lambda: docs.insert(2, [1, 0, 0]), lambda: docs.search([1, 0, 0])):
+    for call in (
+        docs.count, lambda: docs.insert(2, [1, 0, 0]), lambda: docs.search([1, 0, 0]), docs.compact, docs.rebuild,
+        lambda: docs.backup(sys.argv[1] + "-copy"), lambda: db.create_collection("other", 3), db.list_collections,
+        lambda: db.get_collection("docs"), lambda: db.drop_collection("docs"), lambda: db.repair_collection("docs"),
+    ):
         try:
             call()
         except vecstore.VecstoreError as error:
@@ -257,10 +272,13 @@ if child == 0:
         vecstore.open(sys.argv[1])
     except vecstore.VecstoreError as error:
         seen.append([type(error).__name__, str(error)])
+    docs.close()
     db.close()
     with open(writing, "w") as file:
         json.dump(seen, file)
     os._exit(0)
+leave.set()
+thread.join()
 os.close(writing)
 with open(reading) as file:
     seen = json.load(file)
@@ -276,9 +294,9 @@ sys.stdin.readline()
 def test_a_forked_child_is_refused_and_the_parent_goes_on(tmp_path, process):
     parent = process(FORKING, tmp_path)
     seen, ids, findings, locked = parent.read()
-    assert [name for name, _ in seen] == ["StateError"] * 3 + ["DatabaseLockedError"]
-    assert all("opened before this process was forked" in text for _, text in seen[:3])
-    assert all("close it before forking, and open it in each process" in text for _, text in seen[:3])
+    assert [name for name, _ in seen] == ["StateError"] * 11 + ["DatabaseLockedError"]
+    assert all("opened before this process was forked" in text for _, text in seen[:11])
+    assert all("close it before forking, and open it in each process" in text for _, text in seen[:11])
     assert (ids, findings) == ([3, 1], 0)
     assert f"DatabaseLockedError: {tmp_path} is open for writing in process {parent.pid}" in locked
 

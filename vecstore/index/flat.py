@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,8 @@ SPARE: Final = 8
 LOWEST: Final = np.float32(-np.inf)
 # Rows that a thread copies at once, to code them, and their bytes.
 MAX_PART, PART_BYTES = 2048, 4 << 20
+# Bytes of rows that are scanned between two words to the system on what comes next.
+SCAN_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Rows:
     """Full rows of one commit, by address: what a scan reads, valid while its transaction is open.
 
     `blocks[b]` is the address of the first row of block b, `1 << shift` rows to a block, 0 for none; the L2 norms of
-    a block follow its rows. `slots` is the number of slots.
+    a block follow its rows. `slots` is the number of slots. Where the system does not read ahead, `read_soon` is told
+    which addresses will be read, and how many bytes at each.
     """
 
     blocks: npt.NDArray[np.int64]
@@ -48,6 +51,28 @@ class Rows:
     dim: int
     slots: int
     metric: Metric
+    read_soon: Callable[[npt.NDArray[np.int64], int], None] | None = None
+
+    def expect(self, slots: npt.NDArray[Any]) -> None:
+        """The rows of some slots are read next, in any order; -1 is none."""
+        if self.read_soon is not None:
+            slots = slots[slots >= 0].astype(np.int64)
+            blocks, within = self.blocks[slots >> self.shift], slots & ((1 << self.shift) - 1)
+            blocks, within = blocks[blocks != 0], within[blocks != 0]
+            self.read_soon(blocks + 4 * self.dim * within, 4 * self.dim)
+            self.read_soon(blocks + (4 * self.dim << self.shift) + 4 * within, 4)  # their norms
+
+    def parts(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The slots from `first` to `last`, as parts that are scanned one after the other."""
+        if self.read_soon is None:
+            yield first, last
+            return
+        block = 4 * (self.dim + 1) << self.shift
+        size = max(1, SCAN_BYTES // block) << self.shift
+        for begin in range(first, last, size):
+            for ahead in (begin, begin + size) if begin == first else (begin + size,):
+                self.read_soon(self.blocks[ahead >> self.shift : min(ahead + size, last) >> self.shift], block)
+            yield begin, min(begin + size, last)
 
 
 def search(
@@ -95,6 +120,7 @@ def gathered(
     rows: Rows, slots: npt.NDArray[np.int64], allocate: Callable[..., npt.NDArray[Any]] = np.empty
 ) -> tuple[Floats, Floats]:
     """Copies of the rows of some slots, `(n, dim)` in an array from `allocate(shape, dtype)`, and their norms."""
+    rows.expect(slots)
     vectors, norms = allocate((len(slots), rows.dim), np.float32), np.empty(len(slots), np.float32)
     kernels.gather_rows(rows.blocks, rows.shift, rows.dim, slots.astype(np.int32), vectors, norms)
     return vectors, norms
@@ -123,9 +149,10 @@ def _scan_one(
 
     def work(first: int, last: int) -> npt.NDArray[np.int64]:
         pools = new_pools(1, capacity)
-        kernels.scan_rows(
-            rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], allowed, first, last, query, LOWEST, pools[0]
-        )
+        for begin, end in rows.parts(first, last):
+            kernels.scan_rows(
+                rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], allowed, begin, end, query, LOWEST, pools[0]
+            )
         return pools
 
     pools = merged(over_ranges(rows.slots, 1 << rows.shift, threads_for(rows, 1, threads), work), 1, capacity)
@@ -144,9 +171,10 @@ def _scan_batch(
     def work(first: int, last: int) -> npt.NDArray[np.int64]:
         pools = new_pools(len(queries), capacity)
         scratch = np.empty(32 * (8 + len(panels)), np.float32)
-        kernels.scan_rows_batch(
-            rows.blocks, rows.shift, rows.dim, metric, allowed, first, last, panels, bounds, pools, scratch
-        )
+        for begin, end in rows.parts(first, last):
+            kernels.scan_rows_batch(
+                rows.blocks, rows.shift, rows.dim, metric, allowed, begin, end, panels, bounds, pools, scratch
+            )
         return pools
 
     threads = threads_for(rows, len(queries), threads)
@@ -160,6 +188,7 @@ def rescore(
     rows: Rows, query: Floats, slots: npt.NDArray[np.int32], k: int, bound: np.float32
 ) -> npt.NDArray[np.int64]:
     """The best k of some slots by their exact scores, as a pool `(1, k)`."""
+    rows.expect(slots)
     pools = new_pools(1, k)
     kernels.rescore_rows(rows.blocks, rows.shift, rows.dim, METRICS[rows.metric], query, slots, bound, pools[0])
     return pools

@@ -67,6 +67,8 @@ class Structure(Protocol):
     def restore(self, parts: dict[str, Any], slots: int) -> None: ...
     def figures(self) -> dict[str, Any]: ...
     @property
+    def gone(self) -> int: ...
+    @property
     def search(self) -> Callable[..., tuple[Any, Any, Any]]: ...
 
 
@@ -147,12 +149,24 @@ class Following(abc.ABC, Generic[S]):
                     if len(known) == REMEMBERED:
                         since_lsn, known = known[0][0], known[1:]
                     self._removals, self._removed_at = (since_lsn, (*known, (lsn, change.removed))), lsn
-                _apply(change, self.structure, rows, threads)
+                with self._whole_or_lost():
+                    _apply(change, self.structure, rows, threads)
             if ids_of is not None and self.structure is not None:
                 if self._ids_lsn != self._lsn:  # the structure was replaced since
                     added = live()
-                self._remember(added, ids_of(added), rows.slots, lsn)
+                ids = ids_of(added)
+                with self._whole_or_lost():
+                    self._remember(added, ids, rows.slots, lsn)
             self._lsn = lsn
+
+    @contextlib.contextmanager
+    def _whole_or_lost(self) -> Iterator[None]:
+        """A change that, where an interruption or a lack of memory stops it half way, has all made anew."""
+        try:
+            yield
+        except BaseException:
+            self._lose()
+            raise
 
     def _remember(self, slots: Slots, ids: Slots, size: int, lsn: int) -> None:
         self._version += 1
@@ -168,10 +182,13 @@ class Following(abc.ABC, Generic[S]):
         """Know no rows any more, until it follows again."""
         if self.structure is not None:
             with self._following:
-                self.structure, self._lsn = None, -1
-                self._version += 1
-                self._ids, self._ids_lsn = np.zeros(0, np.int64), -1
-                self._version += 1
+                self._lose()
+
+    def _lose(self) -> None:
+        self.structure, self._lsn = None, -1
+        self._version |= 1
+        self._ids, self._ids_lsn = np.zeros(0, np.int64), -1
+        self._version += 1
 
     @property
     def id_bytes(self) -> int:
@@ -278,12 +295,7 @@ class Following(abc.ABC, Generic[S]):
 
         ValueError, CorruptionError or the like if it does not fit together.
         """
-        blob = facts["coder"]
-        coder: Coder = Quantizer.from_bytes(blob) if blob else Whole(self.dim, self.metric)
-        if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
-            raise ValueError("the codes are of another kind")
-        config = dataclasses.replace(self.config, seed=facts["seed"])
-        self.take_over(coder, config, facts["fitted_on"], parts, slots)
+        self.structure = self.restored(facts, parts, slots)
         if facts["ids_known"]:
             ids = np.full(slots, -1, np.int64)
             if "ids" in parts:
@@ -292,14 +304,26 @@ class Following(abc.ABC, Generic[S]):
         self._removals, self._removed_at = (lsn, ()), lsn
         self._lsn = lsn
 
+    def restored(self, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> S:
+        """The structure that `held` gave, for `replace`; errors as of `restore`."""
+        blob = facts["coder"]
+        coder: Coder = Quantizer.from_bytes(blob) if blob else Whole(self.dim, self.metric)
+        if (coder.kind, coder.dim, coder.metric) != (self.kind, self.dim, self.metric):
+            raise ValueError("the codes are of another kind")
+        config = dataclasses.replace(self.config, seed=facts["seed"])
+        return self._taken(coder, config, facts["fitted_on"], parts, slots)
+
     def take_over(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> None:
         """Hold the rows as `parts` say; ValueError if they do not fit together."""
+        self.structure = self._taken(coder, config, fitted_on, parts, slots)
+
+    def _taken(self, coder: Coder, config: Any, fitted_on: int, parts: dict[str, Any], slots: int) -> S:
         structure = self._made(config, coder, fitted_on)
         structure.restore(parts, slots)
-        self.structure = structure
+        return structure
 
     def renew(self, lsn: int, facts: dict[str, Any], parts: dict[str, Any], slots: int) -> None:
-        """`restore` while searches run: of rows whose slots are numbered otherwise than before, and that are newer."""
+        """`restore` while searches run: of a write that the index does not know yet, whatever its slots were."""
         with self._following:
             if lsn > self._lsn:
                 self._version += 1

@@ -167,6 +167,11 @@ class Graph(Nodes):
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
+    @property
+    def gone(self) -> int:
+        """Linked nodes whose rows have gone."""
+        return self.dead_linked
+
     def unsettled(self) -> bool:
         """Whether `settle` is worth its while: a tenth of the nodes is dead, or an eighth of them is new."""
         linked = self.arrays.linked

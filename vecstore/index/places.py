@@ -156,6 +156,11 @@ class Places:
         return np.where(known, self._places[np.where(known, slots, 0)], NOWHERE).astype(np.int64)
 
     @property
+    def gone(self) -> int:
+        """Places of lists whose rows have gone."""
+        return int(self.dead.sum())
+
+    @property
     def known(self) -> int:
         """Slots that have a place."""
         return int(np.count_nonzero(self._places != NOWHERE))

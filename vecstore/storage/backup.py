@@ -16,7 +16,7 @@ from vecstore.errors import AlreadyExistsError, CollectionNotFoundError, Invalid
 from vecstore.storage import folder
 from vecstore.storage.checkpoint import INDEX_FILE
 from vecstore.storage.compaction import DATA_FILE
-from vecstore.storage.disk import disk_errors, sync, sync_folder
+from vecstore.storage.disk import disk_errors, make_folder, sync, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.store import Store
 
@@ -33,7 +33,7 @@ def back_up(target: Path, stores: Iterable[tuple[str, Store]]) -> None:
         _refuse_full(target)
         target = target.resolve()
         _refuse_among_collections(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         unfinished = target.parent / f".{target.name}-{secrets.token_hex(4)}"
         try:
             unfinished.mkdir()

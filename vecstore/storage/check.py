@@ -98,14 +98,16 @@ class _Check:
 def _blocks(view: View, first: int, last: int) -> Iterator[Finding]:
     table, shift = view.table, view.layout.shift
     table.sound[first:last] = 0  # read again even what was found sound before
-    for number in paced(range(first, min(last, len(table.rows)))):
+    last = min(last, len(table.rows))
+    view.expect(np.arange(first, last))
+    for number in paced(range(first, last)):
         lost = table.live_slots(number << shift, (number + 1) << shift)
         if not table.rows[number]:
             if len(lost):
                 yield Finding("vectors", f"block {number} is missing", _id_names(view, lost))
             continue
         try:
-            view.verify((number,))
+            view.verify(np.array([number]))
         except CorruptionError as error:
             yield Finding("vectors", str(error), _id_names(view, lost))
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError
+from vecstore.errors import CorruptionError, FormatVersionError, NotADatabaseError, VecstoreError
 from vecstore.storage import pages
 from vecstore.storage.disk import disk_errors, sync_folder
 from vecstore.storage.environment import Environment
@@ -47,8 +47,11 @@ _CHECKSUM = struct.Struct("<Q")
 # Bytes that one transaction writes, or such a share of all.
 AT_ONCE: Final = 4 << 20
 AT_ONCE_SHARE: Final = 1 / 4
-# How often a file is looked for again that another took the place of while it was opened.
+# How often a file is read again that another took the place of, or that was written, while it was opened.
 TRIES: Final = 5
+DAMAGED: Final = (
+    CorruptionError, FormatVersionError, NotADatabaseError, ValueError, KeyError, TypeError, struct.error,
+)  # fmt: skip
 
 Header = dict[str, Any]
 Columns = dict[str, npt.NDArray[Any]]
@@ -118,31 +121,27 @@ class CheckpointFile:
         of it is not what was written. A damaged file is replaced by the next `write`.
         """
         with self._using:
-            if not self.path.exists():
-                raise FileNotFoundError(self.path)
-            try:
-                with disk_errors(self.path):
-                    for _ in range(TRIES):
-                        with contextlib.suppress(ReplacedError):  # by a later one, or by nothing
-                            return self._load(allocate)
-                    raise FileNotFoundError(self.path)
-            except (CorruptionError, FormatVersionError, NotADatabaseError):
-                self._damaged = True
-                raise
-            except (ValueError, KeyError, TypeError, struct.error) as error:
-                self._damaged = True
-                raise CorruptionError(f"{self.path}: {error}", path=str(self.path)) from error
+            for left in reversed(range(TRIES)):
+                if (before := self.stamp()) is None:
+                    break
+                try:
+                    with disk_errors(self.path):
+                        return self._load(allocate)
+                except ReplacedError:  # by a later one, or by nothing
+                    continue
+                except DAMAGED as error:
+                    # Its pages are looked through before a transaction holds them: a writer may have used them again.
+                    if left and self.stamp() != before:
+                        continue
+                    self._damaged = True
+                    if isinstance(error, VecstoreError):
+                        raise
+                    raise CorruptionError(f"{self.path}: {error}", path=str(self.path)) from error
+            raise FileNotFoundError(self.path)
 
     def verified(self) -> Header:
         """The header of the last checkpoint, whose pieces are all as they were written; errors as of `load`."""
-        for again in (True, False):
-            before = self.stamp()
-            try:
-                return self.load()[0]
-            except (CorruptionError, NotADatabaseError):
-                if not again or self.stamp() == before:
-                    raise  # no one was writing it
-        raise AssertionError("the second time returns or raises")
+        return self.load()[0]
 
     def delete(self) -> None:
         """Delete it, where it is of no use any more."""

@@ -75,9 +75,9 @@ def meta_of(txn: Any, env: Environment) -> list[tuple[bytes, bytes]]:
 def write(source: Source, lsn: int) -> Path:
     """Write data.mdb.new, synced, as of the write `lsn`; what fails leaves nothing."""
     path = source.path.with_name(DATA_FILE + NEW)
-    path.unlink(missing_ok=True)
     try:
         with disk_errors(path):
+            path.unlink(missing_ok=True)
             _write(path, source, lsn)
     except lmdb.Error as error:
         path.unlink(missing_ok=True)

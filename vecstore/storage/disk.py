@@ -24,6 +24,10 @@ def translated(error: lmdb.Error, path: Path, written: Path | None = None) -> Ve
         return NotADatabaseError(f"{name} is not a database of vecstore; it was left as it is", path=name)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
         return CorruptionError(f"{name} is damaged: {error}", path=name)
+    if isinstance(error, lmdb.ReadersFullError):
+        return StorageError(
+            f"{name}: as many transactions read it as its table of readers holds; close some", path=name
+        )
     written = written or path
     if error.code in NO_ROOM or (
         # A write that was cut short; where it does without the page cache, an odd length.
@@ -63,6 +67,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise DiskFullError(f"no room on the disk for {path}", path=str(path)) from error
         raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, durably; where it is there already nothing is done."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # who may write to a folder need not be able to list it
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import lmdb
+import numpy as np
+import numpy.typing as npt
 
 from vecstore.errors import (
     ClosedError,
@@ -25,20 +27,25 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.storage import disk, log
+from vecstore.storage import advice, disk, log
 from vecstore.storage.failpoints import reach
+from vecstore.storage.folder import LOCK
 from vecstore.storage.gate import Gate
 from vecstore.storage.interval import Syncer
-from vecstore.storage.lock import not_replaced
+from vecstore.storage.lock import keep_writers_out, not_replaced
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
 FIRST_MAP_SIZE: Final = 64 * GIB
-MAX_READERS: Final = 1024
+# Transactions of all processes that read a file at the same time: 64 bytes each of a file of holes.
+MAX_READERS: Final = 16_384
 LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
+# The map is looked at again when the file has grown by so much.
+GROWN: Final = 1.5
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 T = TypeVar("T")
+ReadSoon: TypeAlias = Callable[[npt.NDArray[np.int64], int], None]
 
 
 class Environment(Gate):
@@ -68,8 +75,12 @@ class Environment(Gate):
         self._databases = databases
         self._dbs: dict[str, Any] = {}
         self._look_for_dead_at = 0.0
+        self.read_soon: ReadSoon | None = None
+        """What is told of the rows that are read next: addresses, and bytes at each; None where there is no need."""
+        self._expected = 0, 0  # the size that the map is read for, and where it begins
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
+        self._let_writers_in: Callable[[], None] = lambda: None
         try:
             with not_replaced(path.parent):
                 self._open(create)
@@ -85,11 +96,22 @@ class Environment(Gate):
             raise self.translate(error) from error
 
     def _open(self, create: bool = False) -> None:
+        registers = not self.read_only or _writable(self.path.with_name(f"{self.path.name}-lock"))
+        if not registers:
+            self._let_writers_in = keep_writers_out(self.path.parents[2] / LOCK)
+        try:
+            self._open_file(create, registers)
+        except BaseException:
+            self._let_writers_in()
+            raise
+
+    def _open_file(self, create: bool, registers: bool) -> None:
         self._env = lmdb.open(
             os.fspath(self.path),
             subdir=False,
             map_size=self._map_size,
             readonly=self.read_only,
+            lock=registers,
             max_dbs=len(self._databases),
             max_readers=MAX_READERS,
             max_spare_txns=8,
@@ -97,18 +119,18 @@ class Environment(Gate):
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
             sync=self.sync_interval is None,
-            # A scan reads the file in order; an index that reads single rows will want this off.
-            readahead=True,
+            # From the beginning; `expect` looks again when the file has grown.
+            readahead=not advice.is_large(self.path.stat().st_size if self.path.exists() else 0),
         )
         self._settled = self.read_only
         try:
             self._env.reader_check()
             for name in self._databases:
                 self._dbs[name] = self._env.open_db(name.encode(), create=create)
+            self.resume_syncing()
         except BaseException:
             self._env.close()
             raise
-        self.resume_syncing()
 
     def db(self, name: str) -> Any:
         """The handle of one of its databases."""
@@ -127,6 +149,9 @@ class Environment(Gate):
                 if write and not self._settled:
                     self._settle()
                 return self._env.begin(buffers=True, write=write)
+            except lmdb.ReadersFullError:
+                if not self._env.reader_check():  # of processes that have died
+                    raise
             except lmdb.MapResizedError:  # the writer, another process, has grown its map
                 self._aside(lambda: self._remap(0))
             except lmdb.PanicError:  # a commit has failed in its last step, in this process
@@ -155,7 +180,8 @@ class Environment(Gate):
         if not self._given_up():
             return  # another thread was first
         if self._syncer is not None:
-            self._syncer.detach()
+            with contextlib.suppress(StorageError):  # which it keeps: nothing is written any more
+                self._syncer.detach()
         self._env.close()
         try:
             self._open()
@@ -195,7 +221,7 @@ class Environment(Gate):
     def write_once(self, work: Callable[[Any], T]) -> T:
         """The same without growing: MapFullError of LMDB where the map is too small, to be met by `grow`."""
         # A writer reads the map too: it counts as a reader, so that nobody closes it meanwhile.
-        self._enter()
+        me = self._enter()
         try:
             if self._syncer is not None:
                 self._syncer.before_commit()
@@ -219,8 +245,8 @@ class Environment(Gate):
             raise self.translate(error) from error
         finally:
             with self._lock:  # as `_leave`, but an interruption can come between a call and its first line
-                self._readers -= 1
-                if not self._readers and self._exclusive:
+                self._inside.discard(me)
+                if not self._inside and self._exclusive:
                     self._gate.notify_all()
 
     def _forget_dead_readers(self) -> None:
@@ -287,6 +313,28 @@ class Environment(Gate):
         size = (info["last_pgno"] + 1) * page
         return size, max(0, size - in_use * page)
 
+    def geometry(self) -> tuple[int, int]:
+        """Bytes of a page, and the number of the last one that a commit has taken."""
+        return self._env.stat()["psize"], self._env.info()["last_pgno"]
+
+    def expect(self, size: int, start: int | None = None) -> None:
+        """Have the map read in the way that suits a file of `size` bytes. It begins at `start`, or where it did before:
+        then it is only looked at whether the file has grown a lot."""
+        if start is None and size < GROWN * self._expected[0]:
+            return
+        self._expected = size, self._expected[1] if start is None else start
+        if advice.is_large(size):
+            self.read_soon = advice.read_soon
+            advice.read_singly(self._expected[1], self._env.info()["map_size"])
+
+    def length(self) -> int:
+        """Bytes of the file, as far as one can tell: another may have taken its name."""
+        with contextlib.suppress(FileNotFoundError):
+            stat = self.path.stat()
+            if (stat.st_ino, stat.st_dev) == (self.inode, self.device):
+                return stat.st_size
+        return self._map_size
+
     def copy(self, target: Path, txn: Any) -> None:
         """Write the commit that a read transaction sees to a new file, without free pages; not synced."""
         try:
@@ -310,6 +358,10 @@ class Environment(Gate):
                     self.pause_syncing()
             finally:
                 self._alone(lambda: self._shut(because))
+
+    def _shut(self, because: Callable[[], Exception], *, aside: bool = False) -> None:
+        super()._shut(because, aside=aside)
+        self._let_writers_in()
 
     def resume_syncing(self) -> None:
         """Begin to sync at an interval, if that is wanted."""
@@ -335,28 +387,34 @@ class Environment(Gate):
         return disk.translated(error, self.path, written)
 
 
+def _writable(path: Path) -> bool:
+    """Whether this process may write to a file, or create it."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(path if path.exists() else path.parent, os.W_OK, effective_ids=effective)
+
+
 class Reading:
     """A context with a read transaction. Not a generator, which would take a tenth of the time of a search."""
 
-    __slots__ = ("_env", "_txn")
+    __slots__ = ("_env", "_thread", "_txn")
 
     def __init__(self, env: Environment) -> None:
         self._env = env
 
     def __enter__(self) -> Any:
         env = self._env
-        env._enter()
+        thread = self._thread = env._enter()
         try:
             self._txn = env._begin()
         except BaseException as error:
-            env._leave()
+            env._leave(thread)
             self._translated(error)
             raise
         return self._txn
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._txn.abort()
-        self._env._leave()
+        self._env._leave(self._thread)
         if error is not None:
             self._translated(error)
 

@@ -41,6 +41,7 @@ POINTS: Final = (
     "compact.unlocked",  # the table of readers of the old data.mdb is gone
     "compact.renamed",
     "compact.synced",
+    "compact.opened",
     "index.built",  # another index holds all rows, and the config of the collection names the one before
     "index.changed",  # the config names it, durably; index.mdb is of the one before
     "index.deleted",  # there is neither graph nor lists any more, and index.mdb is gone

@@ -76,7 +76,8 @@ def check_marker(path: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Delete what a killed process left half created or half dropped."""
+    """Delete what a killed process left half created or half dropped, and have on the disk what it has done."""
+    sync_folder(parent)
     for entry in parent.iterdir():
         if entry.name.startswith("."):
             reach("open.leftovers")

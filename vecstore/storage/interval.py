@@ -66,7 +66,8 @@ class Syncer:
         self._path = path
         self._seconds = seconds
         self._turn = turn
-        self._data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with disk_errors(path):
+            self._data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._page_size: int = env.stat()["psize"]
         self._record: int | None = None  # the file, once there is one
         self._last = Record(0, False, bytes(16), bytes(META_SIZE))
@@ -115,9 +116,9 @@ class Syncer:
         if newest[0].id() == self._seen:  # it changed nothing
             newest[0].abort()
             return
-        self._seen = newest[0].id()
         with self._mutex:
             before, self._newest = self._newest, newest
+        self._seen = newest[0].id()  # behind it, so that an interruption in between loses nothing
         if before is not None:
             before[0].abort()
         grown = number(newest[1], LAST_PAGE_AT) - number(self._last.meta, LAST_PAGE_AT)
@@ -165,12 +166,19 @@ class Syncer:
         self._raise_error()
 
     def detach(self) -> None:
-        """Let go of an environment that was synced by another hand, and takes no more transactions."""
+        """Sync everything, and let go of an environment that takes no more transactions."""
         self._end_thread()
-        with self._stepping:
-            if self._last.open and self.error is None:
-                self._write(False, self._last.meta)
-        self._let_go()
+        try:
+            with self._stepping:
+                if self._last.open and self.error is None:
+                    self._sync(self._sync_file)
+                    self._write(False, self._last.meta)
+        finally:
+            self._let_go()
+
+    def _sync_file(self) -> None:
+        with disk_errors(self._path):
+            recovery.sync_file(self._data)
 
     def _end_thread(self) -> None:
         self._stopping = True
@@ -219,6 +227,7 @@ class Syncer:
 
     def _step(self) -> bool:
         """Sync and record the newest commit; whether there was one."""
+        self._notice()
         with self._stepping:
             with self._mutex:
                 newest, self._newest = self._newest, None
@@ -237,9 +246,21 @@ class Syncer:
             self._kept, self.synced_lsn = txn, self._lsn_of(txn)
             return True
 
-    def _sync(self) -> None:
+    def _notice(self) -> None:
+        """Remember a commit whose writer was interrupted before it had called `committed`."""
+        if self._newest is None and self._env.info()["last_txnid"] > self._seen and self._turn.acquire(blocking=False):
+            try:
+                if self._kept is not None:
+                    self.committed()
+            finally:
+                self._turn.release()
+
+    def _sync(self, sync: Callable[[], None] | None = None) -> None:
         try:
-            self._env.sync(True)
+            if sync is None:
+                self._env.sync(True)
+            else:
+                sync()
         except BaseException as error:
             if isinstance(error, Exception):
                 self.error = error

@@ -67,10 +67,11 @@ class Entry:
     def unpack(cls, value: memoryview) -> Entry:
         """The entry of a record."""
         end = _end_of_runs(value)
-        counts = _HEADER.unpack_from(value)[2:]
-        runs = np.frombuffer(value[:end], "<u4", offset=_HEADER.size).reshape(-1, 2)
-        parts = np.split(runs.astype(np.int64), np.cumsum(counts)[:-1])
-        return cls(*(_slots(part) for part in parts))
+        _, _, added, removed, _ = _HEADER.unpack_from(value)
+        # Most records have one run or two: with NumPy they would take a reader longer than anything else about a write.
+        runs = np.frombuffer(value[:end], "<u4", offset=_HEADER.size).tolist()
+        gone, changed = 2 * added, 2 * (added + removed)
+        return cls(_slots(runs[:gone]), _slots(runs[gone:changed]), _slots(runs[changed:]))
 
 
 def _runs(slots: Slots) -> npt.NDArray[np.uint32]:
@@ -81,8 +82,10 @@ def _runs(slots: Slots) -> npt.NDArray[np.uint32]:
     return np.column_stack([slots[starts], lengths]).astype("<u4")
 
 
-def _slots(runs: npt.NDArray[np.int64]) -> Slots:
-    return np.concatenate([NO_SLOTS, *(np.arange(start, start + n) for start, n in runs.tolist())])
+def _slots(runs: list[int]) -> Slots:
+    if len(runs) == 2:
+        return np.arange(runs[0], runs[0] + runs[1])
+    return np.concatenate([NO_SLOTS, *(np.arange(runs[i], runs[i] + runs[i + 1]) for i in range(0, len(runs), 2))])
 
 
 def last(txn: Any, db: Any) -> State:

@@ -25,8 +25,8 @@ NO_PAGE: Final = 2**64 - 1
 MAX_DEPTH: Final = 32
 MAX_KEY: Final = 511
 SIZES: Final = tuple(1 << shift for shift in range(9, 17))
-# An open looks at the leaves of so many pages at most: 256 MB, in a quarter of a second.
-MOST_AT_OPEN: Final = 1 << 16
+# An open looks at the leaves of so many pages at most, 8 MB: it is to read no rows of a large file.
+MOST_AT_OPEN: Final = 2048
 # How often a file that another process writes is looked at anew.
 TRIES: Final = 20
 
@@ -34,6 +34,7 @@ PAGE = struct.Struct("<QHHHH")  # number, unused, flags, lower, upper; overflow 
 NODE = struct.Struct("<HHHH")  # low and high half of the size or page, flags or more of the page, size of the key
 DB = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, three counts of pages, entries, root
 _META = struct.Struct("<IIQQ")  # magic, version, address, size of the map
+U64 = struct.Struct("<Q")
 _LAST = struct.Struct("<QQ")  # last page, transaction
 
 Numbers = npt.NDArray[np.int64]

@@ -148,6 +148,8 @@ class SharedFile(abc.ABC):
 
     def release(self, *, read_only: bool) -> None:
         """End one use. The last one closes the file; with the last writer's it is left to those who read."""
+        if self.env.forked:
+            return  # who holds a lock may be no thread of this process
         with self.env.turn, sharing:
             self._users -= 1
             self._writers -= not read_only
@@ -155,7 +157,7 @@ class SharedFile(abc.ABC):
                 self._unlist()
                 self.env.close()
                 self._forget()
-            elif not read_only and not self._writers and self in _shared.values() and not self.env.forked:
+            elif not read_only and not self._writers and self in _shared.values():
                 self._open_anew(read_only=True)
 
     def _open_anew(self, *, read_only: bool, **options: Any) -> None:

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import CorruptionError
-from vecstore.storage import blocks, keys, log
+from vecstore.storage import blocks, keys, log, tree
 from vecstore.storage.environment import Environment
 from vecstore.storage.log import State
-from vecstore.storage.pace import paced
 
 CHUNK_SLOTS: Final = 8192  # slots in one value of live bits: 1 KiB
 
@@ -53,11 +52,9 @@ def load(txn: Any, env: Environment, layout: blocks.Layout) -> Table:
     state = log.last(txn, env.db("log"))
     count, n_bytes = _sizes(state, layout)
     rows = np.zeros(count, np.int64)
-    with txn.cursor(env.db("vector:vector")) as cursor:
-        for key, value in paced(cursor):
-            number = keys.number(key)
-            if number < count:
-                rows[number] = blocks.address(value) + blocks.HEADER_SIZE
+    numbers, at = tree.large_values(txn, env, "vector:vector", layout.size)
+    known = numbers < count
+    rows[numbers[known]] = at[known] + blocks.HEADER_SIZE
     live = np.zeros(n_bytes, np.uint8)
     for chunk in range(-(-state.slots // CHUNK_SLOTS)):
         _copy_chunk(txn, env, live, chunk)
@@ -70,6 +67,7 @@ def advance(table: Table, txn: Any, env: Environment, layout: blocks.Layout) -> 
     entries = log.since(txn, env.db("log"), table.state.lsn, state.lsn)
     if entries is None:
         return load(txn, env, layout)
+    env.expect(layout.bytes_of(state.slots))
     count, n_bytes = _sizes(state, layout)
     rows, live, sound = (_grown(old, size) for old, size in
                          ((table.rows, count), (table.live, n_bytes), (table.sound, count)))  # fmt: skip

@@ -181,6 +181,7 @@ class Store(SharedFile):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
+        self.env.refuse_forked()
         self.refuse_unwritable()
         with self.env.turn:
             self.refuse_unwritable()
@@ -201,27 +202,36 @@ class Store(SharedFile):
             old.pause_syncing()  # its record of syncs would be taken for that of the new file
             compaction.put_in_place(new)
         except BaseException as error:
-            if isinstance(error, StorageError) and not old.still_there():
-                raise old.dropped() from None
-            old.resume_syncing()
+            if old.still_there():
+                old.resume_syncing()
+                raise
+            self._give_up(old, error)
             raise
+        fresh = None
         try:
             with disk_errors(old.path):
                 sync_folder(old.path.parent)
             reach("compact.synced")
             fresh = Environment(old.path, max_size=old.max_size, sync_interval=old.sync_interval, turn=old.turn)
+            with fresh.reading() as txn:  # what the next search would have to wait for
+                table = snapshot.load(txn, fresh, self.layout)
+                with contextlib.suppress(CorruptionError):  # which that search tells
+                    View(txn, fresh, self.layout, table).verify()
+            self._ready = fresh, table
+            reach("compact.opened")
+            self._go_on_with(fresh)
         except BaseException as error:
-            # Nobody would find again what is written to the old file.
-            self._unlist()
-            if isinstance(error, StorageError) and not old.path.exists():
-                old.retire(old.dropped)
-                raise old.dropped() from None
-            text = f"{old.path} could not be opened again after compact() ({error}); nothing is lost, open it anew"
-            old.retire(lambda: StorageError(text, path=str(old.path)))
+            if fresh is not None:
+                fresh.close()
+            self._give_up(old, error)
             raise
-        with fresh.reading() as txn:  # what the next search would have to wait for
-            table = snapshot.load(txn, fresh, self.layout)
-            with contextlib.suppress(CorruptionError):  # which that search tells
-                View(txn, fresh, self.layout, table).verify()
-        self._ready = fresh, table
-        self._go_on_with(fresh)
+
+    def _give_up(self, old: Environment, error: BaseException) -> None:
+        """Take no more calls, where another file or none has the name of the old one by now: nobody would find again
+        what is written to that. Raises what happened if it is not the `error`."""
+        self._unlist()
+        if isinstance(error, StorageError) and not old.path.exists():
+            old.retire(old.dropped)
+            raise old.dropped() from None
+        text = f"{old.path} could not be opened again after compact() ({error}); nothing is lost, open it anew"
+        old.retire(lambda: StorageError(text, path=str(old.path)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,9 @@ from vecstore.storage.log import State
 from vecstore.storage.pace import paced
 from vecstore.storage.reader import Reader
 from vecstore.storage.snapshot import Table
+
+# Blocks that are asked for before they are read.
+AHEAD: Final = 32
 
 if TYPE_CHECKING:
     from vecstore.storage.store import Store
@@ -46,14 +48,14 @@ class View(Reader):
             out[i] = np.frombuffer(blocks.at(row, self.layout.dim * 4), np.float32)
         return out
 
-    def verify(self, numbers: Iterable[int] | npt.NDArray[np.int64] | None = None) -> None:
+    def verify(self, numbers: npt.NDArray[np.int64] | None = None) -> None:
         """Hold blocks (all of them by default) against their checksums, each once per change of it."""
         sound = self.table.sound
-        todo = np.flatnonzero(sound == 0) if numbers is None else numbers
-        for number in paced(todo):
+        todo = np.flatnonzero(sound == 0) if numbers is None else numbers[sound[numbers] == 0]
+        for at, number in enumerate(paced(todo)):
+            if at % AHEAD == 0:
+                self.expect(todo[at : at + 2 * AHEAD])
             row = int(self.table.rows[number])
-            if sound[number]:
-                continue
             if not row:
                 first = int(number) << self.layout.shift
                 if len(self.table.live_slots(first, first + self.layout.rows)):
@@ -67,6 +69,12 @@ class View(Reader):
             except CorruptionError as error:
                 raise CorruptionError(f"{self.env.path}: {error}", path=str(self.env.path)) from None
             sound[number] = 1
+
+    def expect(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Some blocks are read next."""
+        if self.env.read_soon is not None:
+            starts = self.table.rows[numbers]
+            self.env.read_soon(starts[starts != 0] - blocks.HEADER_SIZE, self.layout.size)
 
     def added_since(self, lsn: int) -> log.Slots | None:
         """The slots that got rows after the write `lsn`, ascending; None where the log no longer tells."""
