@@ -68,7 +68,10 @@ def check(
             if isinstance(db, vecstore.Database) and repair and findings[name]:
                 repaired.add(name)
                 with terminal.console.status(f"Repairing {name} ..."):
-                    findings[name] = db.repair_collection(name)
+                    try:
+                        findings[name] = db.repair_collection(name)
+                    except (CorruptionError, NotADatabaseError) as error:
+                        findings[name] = [Finding("repair", f"{error}. Only a backup helps")]
     if as_json:
         terminal.print_json({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()})
     else:

@@ -138,7 +138,10 @@ def repair_remains(folder: Path) -> list[Finding]:
     CorruptionError where not even what the collection was created with is left."""
     path = folder / DATA_FILE
     left = Remains(path)
-    config = unpacked({bytes(key): bytes(value) for key, value in left.items("meta")}.get(CONFIG_KEY), path)
+    packed = {bytes(key): bytes(value) for key, value in left.items("meta")}.get(CONFIG_KEY)
+    if packed is None:
+        raise CorruptionError(f"{path} is damaged: what the collection was created with is lost", path=str(path))
+    config = unpacked(packed, path)
     source, lost, lsn = salvaged(path, left.items, Layout(config["dim"], config["shift"]))
     source = dataclasses.replace(source, meta=[(CONFIG_KEY, msgpack.packb(upgraded(config)))])
     lsn += compaction.LSN_STEP
