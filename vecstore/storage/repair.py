@@ -28,7 +28,7 @@ from vecstore.storage.disk import disk_errors, sync, sync_folder
 from vecstore.storage.log import State
 from vecstore.storage.pace import paced
 from vecstore.storage.rows import open_row
-from vecstore.storage.salvage import Item, Remains
+from vecstore.storage.salvage import Item, remains
 from vecstore.types import Finding
 
 Items = Callable[[str], Iterator[Item]]
@@ -48,8 +48,9 @@ class Lost:
     vector: bytes | None
 
 
-def salvaged(path: Path, items: Items, layout: Layout) -> tuple[Source, list[Lost], int]:
-    """The rows of a data.mdb to keep, those that are not, and the last write that the log knows."""
+def salvaged(path: Path, items: Items, layout: Layout, count: int = 0) -> tuple[Source, list[Lost], int]:
+    """The rows of a data.mdb to keep, those that are not, and the last write that the log knows. Of `count` rows that
+    were there it is told how many nothing is left of."""
     rows, sound = _blocks(items, layout)
     leads_to: dict[bytes, int] = {}
     for key, value in paced(items("slot")):
@@ -62,6 +63,8 @@ def salvaged(path: Path, items: Items, layout: Layout) -> tuple[Source, list[Los
     lost = []
     for key, value in paced(items("row")):
         slot = keys.number(key)
+        if slot in contents:
+            continue
         block = slot >> layout.shift
         id_key: bytes | None = named.get(slot)
         payload = None
@@ -90,7 +93,7 @@ def salvaged(path: Path, items: Items, layout: Layout) -> tuple[Source, list[Los
         if key not in kept and key not in there
     ]
     state = _last_state(items)
-    if (gone := state.count - len(kept) - len(lost)) > 0:
+    if (gone := max(count, state.count) - len(kept) - len(lost)) > 0:
         lost.append(_lost(f"of {gone} rows nothing is left that could be read", -1, None, None, None))
     slots = np.array(sorted(contents), np.int64)
     meta = [(bytes(key), bytes(value)) for key, value in items("meta")]
@@ -137,12 +140,16 @@ def repair_remains(folder: Path) -> list[Finding]:
     """`Store.repair` of a file whose pages do not hang together, which no one has open: LMDB does not look at it.
     CorruptionError where not even what the collection was created with is left."""
     path = folder / DATA_FILE
-    left = Remains(path)
-    packed = {bytes(key): bytes(value) for key, value in left.items("meta")}.get(CONFIG_KEY)
-    if packed is None:
-        raise CorruptionError(f"{path} is damaged: what the collection was created with is lost", path=str(path))
-    config = unpacked(packed, path)
-    source, lost, lsn = salvaged(path, left.items, Layout(config["dim"], config["shift"]))
+    for left in remains(path):
+        packed = {bytes(key): bytes(value) for key, value in left.items("meta")}.get(CONFIG_KEY)
+        if packed is None:
+            continue
+        config, count = unpacked(packed, path), left.entries.get("row", 0)
+        source, lost, lsn = salvaged(path, left.items, Layout(config["dim"], config["shift"]), count)
+        if len(source.slots) or not count:
+            break  # else the transaction before may lead to rows
+    else:
+        raise CorruptionError(f"{path} is damaged: nothing of it is left that could be read", path=str(path))
     source = dataclasses.replace(source, meta=[(CONFIG_KEY, msgpack.packb(upgraded(config)))])
     lsn += compaction.LSN_STEP
     new, quarantine = compaction.write(source, lsn), quarantine_path(folder, lsn)

@@ -236,7 +236,7 @@ def _verify_pages(data: Path, *, main_only: bool = False) -> None:
 
 def _is_foreign(data: Path) -> bool:
     try:
-        return salvage.Remains(data).names.isdisjoint(DATABASES)
+        return all(left.names.isdisjoint(DATABASES) for left in salvage.remains(data))
     except CorruptionError:
         return False
 
