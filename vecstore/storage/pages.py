@@ -96,17 +96,18 @@ class Pages:
             self.metas = []
             for at in (0, self.size):
                 with contextlib.suppress(*(ValueError,) if lenient else ()):
-                    self.metas.append(self._meta(at))
+                    self.metas.append(self.meta(at))
         except (ValueError, struct.error) as error:
             raise damaged(path, error) from None
         self.last = 1
         self.taken = np.zeros(self.count + 1, bool)
         self.taken[:2] = True
 
-    def _meta(self, at: int) -> tuple[int, int, tuple[Any, ...], tuple[Any, ...]]:
-        """Transaction, last page, and the records of the trees of free pages and of databases; ValueError."""
+    def meta(self, at: int, *, lenient: bool = False) -> tuple[int, int, tuple[Any, ...], tuple[Any, ...]]:
+        """Transaction, last page, and the records of the trees of free pages and of databases; ValueError where they
+        cannot be that, unless it is `lenient`."""
         magic, version, *_ = _META.unpack_from(self.data, at + PAGE.size)
-        if PAGE.unpack_from(self.data, at)[2] != META or (magic, version) != (MAGIC, 1):
+        if not lenient and (PAGE.unpack_from(self.data, at)[2] != META or (magic, version) != (MAGIC, 1)):
             raise ValueError("a meta page is damaged")
         at += PAGE.size + _META.size
         free, main = DB.unpack_from(self.data, at), DB.unpack_from(self.data, at + DB.size)
@@ -115,6 +116,10 @@ class Pages:
 
     def verify(self, most: int | None, *, main_only: bool = False) -> None:
         """ValueError unless all that is looked at fits together."""
+        (even, *_), (odd, *_) = self.metas
+        # Commits take turns. The two are the same in a new file, and where the last sync was put back.
+        if self.metas[0] != self.metas[1] and (abs(even - odd) != 1 or even & 1):
+            raise ValueError("a meta page is damaged")
         _, self.last, free, main = max(self.metas, key=lambda meta: meta[0])
         databases = self._tree(main, 0, is_main=True)
         records = [DB.unpack_from(self.data, at) for at in databases[0].tolist()]

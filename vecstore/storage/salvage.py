@@ -24,7 +24,7 @@ class Remains:
         """Of one transaction."""
         self._path, self._pages = path, pages
         self._data = memoryview(pages.data)
-        *_, free, main = meta
+        _, self._last, free, main = meta
         self._free: int = free[-1]
         self._roots: dict[str, int] = {}
         self._passed_over = 0
@@ -47,6 +47,11 @@ class Remains:
             self._lost_leaves = self._orphans()
         for number in self._lost_leaves:
             yield from (item for item in self._nodes(number) if self._is_of(name, *item))
+
+    @property
+    def lsn(self) -> int:
+        """The last write that its log tells of."""
+        return max((keys.number(key) for key, _ in self._walk(self._roots.get("log", NO_PAGE), set())), default=0)
 
     def _is_of(self, name: str, key: memoryview, value: memoryview) -> bool:
         """Whether an item of a leaf is one of a tree; of those that no one is told of otherwise."""
@@ -73,7 +78,8 @@ class Remains:
             return []  # what is free may hold rows that were deleted
         pages = self._pages
         leaves = (pages.u64[:, 0] == np.arange(pages.count)) & (pages.u16[:, 5] == LEAF)
-        return [number for number in np.flatnonzero(leaves).tolist() if number > 1 and number not in seen]
+        # Behind the last page of a transaction there are those of a later one, or of one that was never finished.
+        return [n for n in np.flatnonzero(leaves).tolist() if 1 < n <= self._last and n not in seen]
 
     def _walk(self, root: int, seen: set[int]) -> Iterator[Item]:
         waiting = [root]
@@ -127,10 +133,11 @@ class Remains:
 
 
 def remains(path: Path) -> list[Remains]:
-    """What is left of the last transaction of a file, and of the one before; CorruptionError if there is nothing."""
+    """What is left of the last two transactions of a file, the later write first, also where their meta pages are
+    damaged: CorruptionError if there is nothing."""
     pages = Pages(path, lenient=True)
-    metas = sorted(pages.metas, reverse=True, key=lambda meta: meta[0])
+    metas = (pages.meta(at, lenient=True) for at in (0, pages.size))
     found = [left for meta in metas if (left := Remains(path, pages, meta)).names]
     if not found:
         raise damaged(path, "nothing leads to its rows")
-    return found
+    return sorted(found, key=lambda left: left.lsn, reverse=True)
