@@ -33,7 +33,7 @@ class Searching:
         kept = self._kept
         if kept is None or kept[0] is not view.table:
             rows = flat.Rows(
-                view.table.rows, view.layout.shift, self._dim, view.state.slots, self._metric, view.env.read_soon
+                view.table.rows, view.layout.shift, self._dim, view.state.slots, self._metric, view.env.fetching.soon
             )
             kept = self._kept = (view.table, rows)
         return kept[1]

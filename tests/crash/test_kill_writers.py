@@ -215,7 +215,8 @@ class Folder:
                 queries = np.array([record.vector for record in page.records])
                 best = [[hit.id for hit in hits] for hits in docs.search(queries, 1)]
                 assert [ids for one, ids in zip(page.records, best, strict=True) if ids != [one.id]] == []
-        self.follower.verify(self, check=linked)
+        if not read_only:
+            self.follower.verify(self, check=linked)
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + PARTS))
@@ -232,7 +233,10 @@ def test_writers_that_are_killed_at_random_lose_nothing(server, follower, tmp_pa
         if not (tmp_path / "db" / "VECSTORE").exists():
             continue
         try:
-            folder.verify(read_only=kill % 4 == 1, linked=kill % 4 == 3)
+            if kill % 4 == 1:
+                folder.verify(read_only=True)
+            # A commit that was killed in its last step may be seen only when the next writer has opened the file.
+            folder.verify(linked=kill % 4 == 3)
         except BaseException as error:
             error.add_note(f"after kill {kill} of VECSTORE_SEED={seed}")
             raise

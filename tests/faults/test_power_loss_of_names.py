@@ -10,7 +10,7 @@ import vecstore
 from tests.faults.names import Names, Recorder
 from tests.faults.workload import DIM, assert_sound, vectors
 from vecstore import checkpoints
-from vecstore.storage import recovery
+from vecstore.storage import checkpoint, recovery
 from vecstore.testing import ModelDatabase, faults
 
 pytestmark = pytest.mark.skipif(faults.unavailable() is not None, reason=str(faults.unavailable()))
@@ -91,19 +91,24 @@ def recorded(path, durability, patch):
 @pytest.mark.parametrize("durability", ["commit", "interval"])
 def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, monkeypatch, caplog, durability):
     monkeypatch.setattr(checkpoints, "MAX_WRITES", 10**9)
+    if durability == "commit":  # each checkpoint in a new file; else in place
+        for name in ("AT_ONCE", "AT_ONCE_SHARE"):
+            monkeypatch.setattr(checkpoint, name, 0)
     with monkeypatch.context() as patch:
         names, events, states, ends, certain = recorded(tmp_path / "db", durability, patch)
     monkeypatch.setattr(recovery, "boot_id", lambda: "another")
     rng, images = random.Random(SEED), 0
-    wanted = 1500 if MANY else 50
+    wanted = 1500 if MANY else 40
     for number, event in enumerate(events):
         begun = names.begun(event, number)
         step = sum(end <= number for end in ends) - 1
-        if rng.random() < wanted / len(events):
+        just_synced = number in ends  # and nothing else, behind each step
+        if just_synced or rng.random() < wanted / len(events):
             images += 1
-            contents = rng.choice([*names.disk.images(begun, rng, 4)])
+            contents = names.disk.image([]) if just_synced else rng.choice([*names.disk.images(begun, rng, 4)])
+            last = -1 if just_synced else rng.choice([-1, number, rng.randrange(number + 1)])
             shutil.rmtree(tmp_path / "found", ignore_errors=True)
-            names.write(tmp_path / "found", contents, rng.choice([-1, number, rng.randrange(number + 1)]))
+            names.write(tmp_path / "found", contents, last)
             try:
                 verify(tmp_path / "found", states[certain[step] : step + 2])
                 # The index was kept anew before a compaction was acknowledged.

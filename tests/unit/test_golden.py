@@ -1,6 +1,7 @@
 """Databases of every format that ever was are read, searched, written to and brought up to date."""
 
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -110,3 +111,25 @@ def test_lists_are_those_that_were_kept(tmp_path, monkeypatch):
             stats = docs.stats()
             assert stats.lists > 10 and stats.linked == stats.count and stats.checkpoint_lsn == stats.lsn
             same_as(docs, make.expected())
+
+
+KILLED = """
+import sys, vecstore
+vecstore.open(sys.argv[1]).get_collection("flat")
+"""
+
+
+@pytest.mark.parametrize("folder", [1], indirect=True)
+@pytest.mark.parametrize("failpoint", ["commit.before", "commit.after"])
+def test_a_process_that_is_killed_while_it_brings_one_up_to_date_leaves_one_or_the_other(
+    folder, process, monkeypatch, failpoint
+):
+    monkeypatch.setenv("VECSTORE_FAILPOINT", failpoint)
+    assert process(KILLED, folder).popen.wait() == -signal.SIGKILL
+    with vecstore.open(folder, read_only=True) as db:
+        docs = db.get_collection("flat")
+        assert docs._store.config["format"] == (1 if failpoint == "commit.before" else config.FORMAT)
+        same_as(docs, make.expected())
+    with vecstore.open(folder) as db:
+        same_as(db.get_collection("flat"), make.expected())
+        assert db.get_collection("flat")._store.config["format"] == config.FORMAT

@@ -308,6 +308,25 @@ def test_many_threads_leave_what_each_of_them_wrote(tmp_path, index, options):
         assert docs.check() == []
 
 
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_leader_that_is_interrupted_behind_the_commit_knows_that_all_are_done(docs, monkeypatch, behind):
+    pendings = [caught(docs, "insert", (n, vector(n)), False) for n in range(3)]
+    write_once = docs._store.env.write_once
+
+    def interrupted(work):
+        if behind:
+            write_once(work)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(docs._store.env, "write_once", interrupted)
+        docs._store._writer.commit(pendings)
+    assert [one.done for one in pendings] == [behind] * 3
+    docs._store._writer.commit([one for one in pendings if not one.done])
+    assert [one.result.inserted for one in pendings] == [1] * 3
+    assert (len(docs), docs.check()) == (3, [])
+
+
 writes = st.one_of(
     st.tuples(st.sampled_from(["insert", "upsert", "update"]), id_lists(0, 6), st.integers(0, 9)),
     st.tuples(st.just("delete"), id_lists(0, 6), st.just(0)),

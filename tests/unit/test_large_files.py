@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import vecstore
 from vecstore.errors import CorruptionError
 from vecstore.index import flat
-from vecstore.storage import advice, blocks, keys, tree
+from vecstore.storage import advice, blocks, keys, pages, tree
 from vecstore.storage.environment import Environment
 
 
@@ -171,6 +171,23 @@ def test_values_are_found_after_any_changes(tmp_path_factory, changes):
         env.close()
 
 
+@pytest.mark.parametrize("size", [1024, 4096, 16384, 65536])
+def test_a_page_is_found_around_a_value_whatever_its_size(size):
+    """A file keeps the page size of the system that made it, and its map begins at a page of this one."""
+    with mmap.mmap(-1, 4 * 65536) as memory:
+        held = (ctypes.c_char * len(memory)).from_buffer(memory)
+        base = ctypes.addressof(held) + mmap.PAGESIZE
+        for number in range(3):
+            at = mmap.PAGESIZE + number * size
+            pages.PAGE.pack_into(memory, at, number, 0, pages.LEAF, 40, size - 500)
+            for value in (size - 500, size - 48):
+                assert tree.page_around(base + number * size + value, size) == (base + number * size, number)
+        memory[mmap.PAGESIZE + 10 : mmap.PAGESIZE + 12] = b"\0\0"
+        with pytest.raises(ValueError, match="damaged"):
+            tree.page_around(base + size - 48, size)
+        del held
+
+
 def test_a_damaged_tree_is_an_error_and_never_an_access_outside_the_file(tmp_path, env, monkeypatch):
     put(env, range(300))
     visited, nodes = [], tree._Tree._nodes
@@ -178,19 +195,19 @@ def test_a_damaged_tree_is_an_error_and_never_an_access_outside_the_file(tmp_pat
         tree._Tree, "_nodes", lambda self, number, kind: visited.append(number) or nodes(self, number, kind)
     )
     values_of(env)
-    size, pages = env.geometry()[0], list(visited)
-    assert len(pages) > 2
+    size, own = env.geometry()[0], list(visited)
+    assert len(own) > 2
     env.close()
     path = tmp_path / "data.mdb"
     whole = path.read_bytes()
     random, refused = np.random.default_rng(0), 0
-    for number in pages * 30:
+    for number in own * 30:
         damaged = bytearray(whole)
         at = number * size + int(random.integers(random.choice([60, size - 4])))
         damaged[at : at + 4] = random.bytes(4)
         path.write_bytes(damaged)
         refused += not opened(path)
-    assert refused > len(pages) * 10
+    assert refused > len(own) * 10
 
 
 def opened(path):
@@ -228,10 +245,10 @@ def test_a_file_that_grows_large_while_it_is_open_is_fetched_singly(db, rows, mo
     docs = db.create_collection("docs", 256, index=vecstore.Flat())
     docs.insert(range(100), rows(100, 256))
     assert docs.search(rows(1, 256)[0], 1)[0].id == 0
-    assert docs._store.env.read_soon is None
+    assert docs._store.env.fetching.soon is None
     docs.insert(range(100, 5000), rows(4900, 256, 1))
     assert docs.search(rows(1, 256, 1)[0], 1)[0].id == 100
-    assert docs._store.env.read_soon is not None
+    assert docs._store.env.fetching.soon is not None
 
 
 def test_a_file_is_large_beside_the_memory_of_a_container(tmp_path, monkeypatch):

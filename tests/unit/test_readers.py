@@ -139,7 +139,7 @@ def test_a_full_table_of_readers_is_said_and_room_is_made_by_those_that_died(tmp
 
 UNREGISTERED = f"""
 from vecstore.storage import environment
-environment._writable = lambda path: False
+environment.writable = lambda path: False
 try:
     {READER.strip().replace(chr(10), chr(10) + "    ")}
 except Exception as error:
@@ -167,6 +167,6 @@ def test_a_backup_that_nobody_has_written_to_is_read_without_registering(tmp_pat
     with vecstore.open(tmp_path / "db") as db:
         db.create_collection("docs", 16, "l2").insert(1, np.ones(16))
         db.backup(tmp_path / "copy")
-    monkeypatch.setattr(environment, "_writable", lambda path: False)
+    monkeypatch.setattr(environment, "writable", lambda path: False)
     with vecstore.open(tmp_path / "copy", read_only=True) as db:
         assert len(db.get_collection("docs").search(np.ones(16))) == 1

@@ -12,16 +12,42 @@ import ctypes
 import functools
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+ReadSoon: TypeAlias = Callable[[npt.NDArray[np.int64], int], None]
+
+# A map is looked at again when its file has grown by so much.
+GROWN: Final = 1.5
 # A file is large if it takes more of the memory than this.
 SHARE: Final = 1 / 2
 # Where a container is told how much memory it has: cgroups of version 2 and 1.
 LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Fetching:
+    """How the pages of one map are fetched: as suits the size of its file."""
+
+    def __init__(self) -> None:
+        self.soon: ReadSoon | None = None
+        """What is told of the rows that are read next, as `read_soon`; None where there is no need."""
+        self._map, self._size = (0, 0), 0
+
+    def begin(self, start: int, length: int, size: int) -> None:
+        """The map stands from `start` on, `length` bytes of it, of which the file takes `size`."""
+        self._map, self._size = (start, length), size
+        if is_large(size):
+            read_singly(*self._map)
+            self.soon = read_soon
+
+    def grown(self, size: int) -> None:
+        """The file takes so many bytes by now."""
+        if self.soon is None and size > GROWN * self._size:
+            self.begin(*self._map, size)
 
 
 def memory() -> int:

@@ -12,11 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import lmdb
-import numpy as np
-import numpy.typing as npt
 
 from vecstore.errors import (
     ClosedError,
@@ -32,7 +30,7 @@ from vecstore.storage.failpoints import reach
 from vecstore.storage.folder import LOCK
 from vecstore.storage.gate import Gate
 from vecstore.storage.interval import Syncer
-from vecstore.storage.lock import keep_writers_out, not_replaced
+from vecstore.storage.lock import keep_writers_out, not_replaced, writable
 
 GIB: Final = 1 << 30
 # Address space only; the file grows on demand. A thousand collections of 64 GiB fit the 47 bits of a process.
@@ -40,12 +38,9 @@ FIRST_MAP_SIZE: Final = 64 * GIB
 # Transactions of all processes that read a file at the same time: 64 bytes each of a file of holes.
 MAX_READERS: Final = 16_384
 LOOK_FOR_DEAD_SECONDS: Final = 1.0  # it takes some 2 us for each process that reads
-# The map is looked at again when the file has grown by so much.
-GROWN: Final = 1.5
 DATABASES: Final = ("meta", "vector:vector", "row", "slot", "live", "log")
 
 T = TypeVar("T")
-ReadSoon: TypeAlias = Callable[[npt.NDArray[np.int64], int], None]
 
 
 class Environment(Gate):
@@ -75,9 +70,9 @@ class Environment(Gate):
         self._databases = databases
         self._dbs: dict[str, Any] = {}
         self._look_for_dead_at = 0.0
-        self.read_soon: ReadSoon | None = None
-        """What is told of the rows that are read next: addresses, and bytes at each; None where there is no need."""
-        self._expected = 0, 0  # the size that the map is read for, and where it begins
+        # An index.mdb is read as a whole. `fetching` looks again when a file of rows has grown.
+        self._reads_ahead = "vector:vector" not in databases or not advice.is_large(size)
+        self.fetching = advice.Fetching()
         self.sync_interval = sync_interval
         self._syncer: Syncer | None = None
         self._let_writers_in: Callable[[], None] = lambda: None
@@ -88,6 +83,7 @@ class Environment(Gate):
                     stat = path.stat()
                 except OSError as error:  # dropped in this moment
                     self._env.close()
+                    self._let_writers_in()
                     raise StorageError(f"{path}: {error.strerror}", path=str(path)) from error
                 self.inode, self.device = stat.st_ino, stat.st_dev
         except lmdb.NotFoundError:
@@ -96,7 +92,7 @@ class Environment(Gate):
             raise self.translate(error) from error
 
     def _open(self, create: bool = False) -> None:
-        registers = not self.read_only or _writable(self.path.with_name(f"{self.path.name}-lock"))
+        registers = not self.read_only or writable(self.path.with_name(f"{self.path.name}-lock"))
         if not registers:
             self._let_writers_in = keep_writers_out(self.path.parents[2] / LOCK)
         try:
@@ -119,8 +115,7 @@ class Environment(Gate):
             # The engine of LMDB 0.9: its pages have 16-byte headers, on which the alignment of rows rests.
             lib_version=0,
             sync=self.sync_interval is None,
-            # From the beginning; `expect` looks again when the file has grown.
-            readahead=not advice.is_large(self.path.stat().st_size if self.path.exists() else 0),
+            readahead=self._reads_ahead,
         )
         self._settled = self.read_only
         try:
@@ -313,19 +308,10 @@ class Environment(Gate):
         size = (info["last_pgno"] + 1) * page
         return size, max(0, size - in_use * page)
 
-    def geometry(self) -> tuple[int, int]:
-        """Bytes of a page, and the number of the last one that a commit has taken."""
-        return self._env.stat()["psize"], self._env.info()["last_pgno"]
-
-    def expect(self, size: int, start: int | None = None) -> None:
-        """Have the map read in the way that suits a file of `size` bytes. It begins at `start`, or where it did before:
-        then it is only looked at whether the file has grown a lot."""
-        if start is None and size < GROWN * self._expected[0]:
-            return
-        self._expected = size, self._expected[1] if start is None else start
-        if advice.is_large(size):
-            self.read_soon = advice.read_soon
-            advice.read_singly(self._expected[1], self._env.info()["map_size"])
+    def geometry(self) -> tuple[int, int, int]:
+        """Bytes of a page and of the map, and the number of the last page that a commit has taken."""
+        info = self._env.info()
+        return self._env.stat()["psize"], info["map_size"], info["last_pgno"]
 
     def length(self) -> int:
         """Bytes of the file, as far as one can tell: another may have taken its name."""
@@ -385,12 +371,6 @@ class Environment(Gate):
     def translate(self, error: lmdb.Error, written: Path | None = None) -> VecstoreError:
         """What an error of LMDB means to the user; `written` is what was written to, if not this file."""
         return disk.translated(error, self.path, written)
-
-
-def _writable(path: Path) -> bool:
-    """Whether this process may write to a file, or create it."""
-    effective = os.access in os.supports_effective_ids
-    return os.access(path if path.exists() else path.parent, os.W_OK, effective_ids=effective)
 
 
 class Reading:

@@ -137,3 +137,9 @@ def _locked(folder: Path, pid: int | None) -> DatabaseLockedError:
             "or open it here with read_only=True"
         )
     return DatabaseLockedError(text, path=str(folder), pid=pid)
+
+
+def writable(path: Path) -> bool:
+    """Whether this process may write to a file, or create it."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(path if path.exists() else path.parent, os.W_OK, effective_ids=effective)

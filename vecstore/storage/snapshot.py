@@ -67,7 +67,7 @@ def advance(table: Table, txn: Any, env: Environment, layout: blocks.Layout) -> 
     entries = log.since(txn, env.db("log"), table.state.lsn, state.lsn)
     if entries is None:
         return load(txn, env, layout)
-    env.expect(layout.bytes_of(state.slots))
+    env.fetching.grown(layout.bytes_of(state.slots))
     count, n_bytes = _sizes(state, layout)
     rows, live, sound = (_grown(old, size) for old, size in
                          ((table.rows, count), (table.live, n_bytes), (table.sound, count)))  # fmt: skip

@@ -7,6 +7,7 @@ pages.py. Nothing that they say is trusted: what lies outside the file is an err
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,31 @@ def large_values(txn: Any, env: Environment, database: str, size: int) -> tuple[
     record = txn.get(database.encode())  # in the database of databases
     try:
         tree = _Tree(record, env, size)
-        env.expect(tree.end * tree.page, tree.start)
+        env.fetching.begin(tree.start, tree.length, tree.end * tree.page)
         return tree.values()
     except ValueError as error:
         raise CorruptionError(f"{env.path}: {database} does not hang together: {error}", path=str(env.path)) from None
 
 
+def page_around(address: int, size: int) -> tuple[int, int]:
+    """Where the page of a leaf begins in the map, and its number, by the address of a value in it.
+
+    Maps begin at a page of the system. That of the file, which another system may have made, may be larger.
+    """
+    step = min(size, mmap.PAGESIZE)
+    for start in range(address & -step, address - size, -step):
+        number, _, flags, lower, upper = pages.PAGE.unpack_from(blocks.at(start, pages.PAGE.size))
+        if flags == pages.LEAF and pages.PAGE.size <= lower <= upper <= min(size, address - start):
+            return start, number
+    raise ValueError("a page is damaged")
+
+
 class _Tree:
     def __init__(self, record: memoryview, env: Environment, size: int) -> None:
         _, _, self.depth, *_, self.root = pages.DB.unpack_from(record)
-        self.page, last = env.geometry()
-        # A page begins with its number, and pages stand in the map as in the file.
-        at = blocks.address(record) & -self.page
-        (number,) = pages.U64.unpack_from(blocks.at(at, pages.U64.size))
+        self.page, self.length, last = env.geometry()
+        # Pages stand in the map as in the file.
+        at, number = page_around(blocks.address(record), self.page)
         self.start = at - number * self.page
         self.size, self.pages_each = size, -(-(size + pages.PAGE.size) // self.page)
         self.end = min(last + 1, env.length() // self.page)

@@ -72,9 +72,9 @@ class View(Reader):
 
     def expect(self, numbers: npt.NDArray[np.int64]) -> None:
         """Some blocks are read next."""
-        if self.env.read_soon is not None:
+        if (soon := self.env.fetching.soon) is not None:
             starts = self.table.rows[numbers]
-            self.env.read_soon(starts[starts != 0] - blocks.HEADER_SIZE, self.layout.size)
+            soon(starts[starts != 0] - blocks.HEADER_SIZE, self.layout.size)
 
     def added_since(self, lsn: int) -> log.Slots | None:
         """The slots that got rows after the write `lsn`, ascending; None where the log no longer tells."""
