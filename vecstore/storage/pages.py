@@ -81,7 +81,7 @@ class Pages:
 
     def __init__(self, path: Path, *, lenient: bool = False) -> None:
         """CorruptionError unless there are two meta pages, or, if it is `lenient`, one."""
-        self.data: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self.data: Any = np.zeros(0, np.uint8)
         try:
             if path.stat().st_size:
                 self.data = np.memmap(path, np.uint8, "r").view(np.ndarray)

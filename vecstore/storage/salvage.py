@@ -62,7 +62,7 @@ class Remains:
                 return keys.id_of(key, self._path) is not None
         except CorruptionError:
             return False
-        return name == "vector:vector" and len(key) == 4 and value[:4] == blocks.MAGIC
+        return name == "vector:vector" and len(key) == 4 and bytes(value[:4]) == blocks.MAGIC
 
     def _orphans(self) -> list[int]:
         """Leaves that no tree leads to and that are not free: those behind a branch that was passed over."""
