@@ -7,7 +7,8 @@ BIN    := $(VENV)/bin
 help:
 	@echo "make demo    from nothing to answers: real sentences, searched in an embedded database"
 	@echo "make test    the whole test suite"
-	@echo "make crash   thousands of killed writers, every storage call failing in every way, random calls"
+	@echo "make crash   thousands of killed writers, every storage call failing in every way, random calls: about an hour on"
+	@echo "             two cores; VECSTORE_KILLS=N for other than 3000 random kills, VECSTORE_SEED=N for others"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   the figures of bench/, printed"

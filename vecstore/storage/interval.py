@@ -91,8 +91,7 @@ class Syncer:
         if self._kept is not None:
             return
         with self._stepping:
-            if not self._last.number:
-                self._env.sync(True)
+            # Where it is the first one, what was there is on the disk: whoever made it has synced it, or `recover`.
             txn, meta = self._open_newest()
             try:
                 self._write(True, meta)
