@@ -6,15 +6,20 @@ grows while rows are replaced and others read: `bench.readers`.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import vecstore
 from bench.data import Data, arguments, load
+
+Floats = npt.NDArray[np.float64]
 
 BATCH = 1000
 
@@ -58,31 +63,48 @@ def halved(data: Data, folder: Path) -> None:
             docs.delete(gone[i : i + BATCH])
         docs.wait_indexed()
         deleted = size_of(docs)
-        times: list[float] = []
-        done = threading.Event()
-
-        def search() -> None:
-            i = 0
-            while not done.is_set():
-                start = time.perf_counter()
-                docs.search(data.queries[i % len(data.queries)], 10, with_payload=False)
-                times.append(time.perf_counter() - start)
-                i += 1
-
         before = rate(docs, data)
-        thread = threading.Thread(target=search)
-        thread.start()
-        start = time.perf_counter()
-        docs.compact()
-        took = time.perf_counter() - start
-        done.set()
-        thread.join()
-        waits = np.array(times) * 1e3
+        # A full collection of Python's garbage would look at all rows of the bench.
+        gc.collect()
+        gc.freeze()
+        took, waits = searched_meanwhile(docs, data, docs.compact)
         print(f"half deleted      {full:8.1f} -> {deleted:.1f} MiB, compacted {size_of(docs):.1f} MiB in {took:.2f} s")
         share = size_of(docs) / size_of(fresh)
         print(f"                  {share:8.3f} of a fresh build of {size_of(fresh):.1f} MiB (bar 1.15)")
-        print(f"searches then     {np.median(waits):8.2f} ms median of {len(waits)}, {waits.max():.1f} ms the longest")
+        print(f"                  {told(waits)}")
         print(f"searches          {before:8,.0f} a second before, {rate(docs, data):,.0f} after")
+        for name, work in {"check": docs.check, "backup": lambda: docs.backup(folder / "backup")}.items():
+            took, waits = searched_meanwhile(docs, data, work)
+            print(f"{name:10}        {took:8.2f} s; {told(waits)}")
+
+
+def searched_meanwhile(docs: vecstore.Collection, data: Data, work: Callable[[], object]) -> tuple[float, Floats]:
+    """Seconds that some work took, and milliseconds that each search of another thread took meanwhile."""
+    times: list[float] = []
+    done = threading.Event()
+
+    def search() -> None:
+        i = 0
+        while not done.is_set():
+            start = time.perf_counter()
+            docs.search(data.queries[i % len(data.queries)], 10, with_payload=False)
+            times.append(time.perf_counter() - start)
+            i += 1
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    start = time.perf_counter()
+    work()
+    took = time.perf_counter() - start
+    done.set()
+    thread.join()
+    return took, np.array(times) * 1e3
+
+
+def told(waits: Floats) -> str:
+    """Median, 99th percentile and longest."""
+    p50, p99 = np.percentile(waits, [50, 99])
+    return f"searches then {p50:.2f} ms in the median of {len(waits):,}, {p99:.1f} p99, {waits.max():.1f} longest"
 
 
 def rate(docs: vecstore.Collection, data: Data) -> float:

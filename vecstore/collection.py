@@ -13,7 +13,7 @@ import numpy.typing as npt
 from vecstore import analysis, arguments, results, writing
 from vecstore.arguments import Rows
 from vecstore.budget import Budget
-from vecstore.errors import ReadOnlyError
+from vecstore.errors import CorruptionError, ReadOnlyError
 from vecstore.figures import estimate_of, stats_of
 from vecstore.index import flat
 from vecstore.index.codes import CodeScan
@@ -22,6 +22,7 @@ from vecstore.index.kinds import GraphOrLists
 from vecstore.indexing import Indexing
 from vecstore.keywords import verb
 from vecstore.searching import Searching
+from vecstore.storage import pages
 from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
 from vecstore.storage.store import Store
@@ -181,6 +182,12 @@ class Collection(CollectionVerbs):
             return estimate_of(view, self._upkeep.current(), count, index, quantization)
 
     def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
+        with self._view() as view:  # which keeps writers from the pages that it looks at
+            try:
+                pages.verify(view.env.path)
+            except CorruptionError as error:
+                if view.env.still_there():
+                    return [Finding("pages", f"{error}; a repair saves what is whole")]
         findings = check_store(self._view, progress)
         if not findings and (indexing := self._indexing) is not None:
             findings = indexing.check()

@@ -19,13 +19,14 @@ from vecstore.errors import (
     AlreadyExistsError,
     ClosedError,
     CollectionNotFoundError,
+    CorruptionError,
     DatabaseLockedError,
     InvalidArgumentError,
     ReadOnlyError,
     StorageError,
 )
 from vecstore.keywords import verb
-from vecstore.storage import folder, pages, recovery
+from vecstore.storage import folder, recovery
 from vecstore.storage.backup import back_up
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.config import config_of, info_of
@@ -33,6 +34,7 @@ from vecstore.storage.disk import disk_errors, make_folder, sync_folder
 from vecstore.storage.failpoints import reach
 from vecstore.storage.gate import forked
 from vecstore.storage.lock import WriterLock
+from vecstore.storage.repair import repair_remains
 from vecstore.storage.store import Store
 from vecstore.types import CollectionInfo, Finding
 from vecstore.verbs.checks import collection_name
@@ -285,8 +287,8 @@ class Database(DatabaseVerbs):
         """Take damaged rows out of a collection, and make all that follows from the others anew. What was left out, a
         finding each; it is also written to `quarantine-LSN.jsonl` in the folder of the collection.
 
-        Also of one that does not open. CorruptionError where the pages of its file do not hang together: then only a
-        backup helps.
+        Also of one that does not open. CorruptionError where nothing leads to its rows any more, or it is not known
+        what it was created with: then only a backup helps.
         """
         name = collection_name(name)
         self._refuse_forked()
@@ -294,12 +296,15 @@ class Database(DatabaseVerbs):
             self._refuse_unwritable()
             if name not in self.list_collections():
                 raise self._no_collection(name)
-            pages.verify(self.path / folder.COLLECTIONS / name / DATA_FILE)
-            store = self._share(name)
-            try:
-                return store.repair()
-            finally:
-                store.release(read_only=False)
+            with contextlib.suppress(CorruptionError):  # so that LMDB must not read it
+                store = self._share(name)
+                try:
+                    return store.repair()
+                finally:
+                    store.release(read_only=False)
+            if (opened := self._open_collections.pop(name, None)) is not None:
+                opened.close()
+            return repair_remains(self.path / folder.COLLECTIONS / name)
 
     def _stores(self) -> Iterator[tuple[str, Store]]:
         for name in self.list_collections():

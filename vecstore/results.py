@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.errors import InvalidArgumentError
+from vecstore.errors import CorruptionError, InvalidArgumentError
 from vecstore.filters import compile_filter
 from vecstore.payloads import unpack_payload
 from vecstore.storage import keys
@@ -55,7 +55,7 @@ def page(
             more = _encode_cursor(key)
             break
         key = next_key
-        ids.append(keys.key_id(key))
+        ids.append(keys.id_of(key, view.env.path))
         slots.append(slot)
     return Page(_records(view, ids, np.array(slots, np.int64), with_payload, with_vectors), more)
 
@@ -77,7 +77,14 @@ def hits(
 
 
 def _records(view: View, ids: list[Id], slots: Slots, with_payload: bool, with_vectors: bool) -> list[Record]:
-    payloads = [unpack_payload(view.row(slot)[1]) if with_payload else None for slot in slots.tolist()]
+    payloads: list[Any] = [None] * len(ids)
+    if with_payload or with_vectors:
+        for i, (slot, id_key) in enumerate(zip(slots.tolist(), keys.id_keys(ids), strict=True)):
+            own_key, packed = view.row(slot)
+            if own_key != id_key:
+                path = str(view.env.path)
+                raise CorruptionError(f"{path}: the id {ids[i]!r} leads to the row of another", path=path)
+            payloads[i] = unpack_payload(packed) if with_payload else None
     vectors: Any = view.vectors(slots) if with_vectors else [None] * len(ids)
     return [Record(*parts) for parts in zip(ids, payloads, vectors, strict=True)]
 

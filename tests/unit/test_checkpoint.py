@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vecstore.errors import CorruptionError, FormatVersionError
+from vecstore.errors import CorruptionError, FormatVersionError, StorageError
 from vecstore.storage import checkpoint
 from vecstore.storage.checkpoint import CheckpointFile
 
@@ -272,6 +272,15 @@ def test_a_file_that_was_cut_short_is_noticed(tmp_path, share):
     file.write({"lsn": 1}, SOME[1])
     os.truncate(file.path, int(file.path.stat().st_size * share))
     with pytest.raises(CorruptionError):
+        file.load()
+    file.write({"lsn": 2}, SOME[2])
+    assert same(file.load()[1], SOME[2])
+
+
+def test_a_folder_under_its_name_is_replaced(tmp_path):
+    (tmp_path / "index.mdb" / "more").mkdir(parents=True)
+    file = CheckpointFile(tmp_path)
+    with pytest.raises(StorageError):
         file.load()
     file.write({"lsn": 2}, SOME[2])
     assert same(file.load()[1], SOME[2])

@@ -206,3 +206,17 @@ def test_compact_and_repair(run: Run, folder: str, tmp_path: Path) -> None:
     assert code == 1
     code, _, err = run("compact", str(tmp_path / "nothing"))
     assert code == 1 and "NotADatabaseError" in err and not (tmp_path / "nothing").exists()
+
+
+def test_check_goes_on_behind_a_collection_that_does_not_open(run: Run, folder: str, tmp_path: Path) -> None:
+    with vecstore.open(folder) as db:
+        db.create_collection("last", 2).insert("a", [0, 1])
+    data = tmp_path / "db" / "collections" / "docs" / "data.mdb"
+    data.write_bytes(data.read_bytes()[: 3 * 4096])
+    code, out, _ = run("check", folder)
+    assert code == 1 and "file: " in out and "last: sound" in out
+    assert run("stats", folder, "last")[0] == 0
+    last = tmp_path / "db" / "collections" / "last" / "data.mdb"
+    before = last.stat().st_ino
+    code, out, _ = run("check", folder, "--repair")
+    assert "last: sound" in out and last.stat().st_ino == before

@@ -1,5 +1,6 @@
 """compact() is killed, files change their names, and other processes go on with the new one."""
 
+import os
 import shutil
 import signal
 import threading
@@ -69,8 +70,9 @@ def test_what_a_stopped_compaction_decided_on_is_dropped_if_data_went_on(db, row
     docs = filled(db, rows)
     before, folder = contents(docs), docs._store.env.path.parent
     with docs._store.view() as view:
+        meta = compaction.meta_of(view.txn, view.env)
         source = compaction.Source(
-            view.txn, view.env, view.layout, view.table.live_slots(), view.table.rows, view.row, view.ids
+            view.env.path, meta, view.layout, view.table.live_slots(), view.table.rows, view.row, view.ids
         )
         compaction.write(source, view.state.lsn + 2).rename(folder / "data.mdb.next")
     docs.upsert("x", np.ones(24))
@@ -261,3 +263,19 @@ def test_a_reader_does_not_wait_for_ever_for_that_checkpoint(db, rows, small_gra
         docs.compact()
         followed.wait_indexed(30)
         assert followed.stats().linked == len(docs) and followed.check() == []
+
+
+def test_what_a_stopped_compaction_decided_on_takes_the_place_of_a_damaged_file(db, rows):
+    docs = filled(db, rows)
+    before, folder = contents(docs), docs._store.env.path.parent
+    with docs._store.view() as view:
+        meta = compaction.meta_of(view.txn, view.env)
+        source = compaction.Source(
+            view.env.path, meta, view.layout, view.table.live_slots(), view.table.rows, view.row, view.ids
+        )
+        compaction.write(source, view.state.lsn + 2).rename(folder / "data.mdb.next")
+    db.close()
+    os.truncate(folder / "data.mdb", 40_000)
+    with vecstore.open(db.path) as again:
+        docs = again.get_collection("docs")
+        assert (contents(docs), docs.check(), files(docs)) == (before, [], ["data.mdb", "data.mdb-lock"])

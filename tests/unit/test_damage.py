@@ -1,5 +1,9 @@
 """Bytes that have changed on disk are noticed where they are read, and nowhere else."""
 
+import struct
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -88,3 +92,100 @@ def test_flipped_bits_in_a_payload(damaged):
     assert docs.upsert(700, vectors[700], {"title": "repaired"}).updated == 1
     assert docs.check() == []
     assert docs.search(vectors[700], 1)[0].payload == {"title": "repaired"}
+
+
+def pages_of(path):
+    """The numbers of pages of the trees that the file begins with: all but meta pages and overflow pages."""
+    data = path.read_bytes()
+    heads = [struct.unpack_from("<QHH", data, at) for at in range(0, len(data), 4096)]
+    return [number for number, (own, _, flags) in enumerate(heads) if number > 1 and own == number and flags in (1, 2)]
+
+
+DAMAGED = """
+import sys
+import vecstore
+from vecstore import CorruptionError
+with vecstore.open(sys.argv[1]) as db:
+    try:
+        docs = db.get_collection("docs")
+    except CorruptionError as error:
+        assert "data.mdb: its pages do not hang together" in str(error), error
+        print("refused", end=" ")
+    else:
+        print(len(docs.check()), len(docs.scroll(limit=10_000).records), end=" ")
+    findings = db.repair_collection("docs")
+    told = {one for finding in findings for one in finding.ids}
+    docs = db.get_collection("docs")
+    assert docs.check() == []
+    assert docs.insert("new", [1.0] * docs.dim).inserted == 1
+    there = {one.id for one in docs.scroll(limit=10_000).records} - {"new"}
+    silent = [finding for finding in findings if not finding.ids]
+    gone = int(silent[0].message.split()[1]) if silent else 0
+    print(len(there), len(told - there), len(there | told) + gone == 1500)
+with vecstore.open(sys.argv[1]) as db:
+    assert db.get_collection("docs").check() == []
+"""
+
+
+@pytest.fixture
+def broken(tmp_path, rows):
+    """`broken(damage)`: a collection of 1500 rows whose data.mdb `damage(data, pages)` was done to; what a process that
+    opens and repairs it says."""
+
+    def make(damage):
+        with vecstore.open(tmp_path / "db") as db:
+            docs = db.create_collection("docs", 16, index=vecstore.Flat())
+            docs.insert(range(1500), rows(1500, 16), [{"title": f"number {n}"} for n in range(1500)])
+        path = tmp_path / "db" / "collections" / "docs" / "data.mdb"
+        data = bytearray(path.read_bytes())
+        path.write_bytes(damage(data, pages_of(path)) or data)
+        command = [sys.executable, "-c", DAMAGED, str(tmp_path / "db")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+        return done.stdout.split()
+
+    return make
+
+
+def test_a_zeroed_page_is_refused_at_the_open_and_a_repair_saves_what_the_others_hold(broken):
+    def damage(data, pages):
+        page = max(pages, key=lambda page: data[4096 * page : 4096 * (page + 1)].count(b"number"))
+        data[4096 * page : 4096 * (page + 1)] = bytes(4096)
+
+    opened, kept, lost, all_told = broken(damage)
+    assert opened == "refused" and all_told == "True"
+    assert int(kept) + int(lost) == 1500 and 10 < int(lost) < 200
+
+
+def test_leaves_behind_a_damaged_branch_are_found_again(broken):
+    def damage(data, pages):
+        for page in pages:
+            if data[4096 * page + 10] == 1:
+                data[4096 * page : 4096 * (page + 1)] = bytes(4096)
+
+    assert broken(damage) == ["refused", "1500", "0", "True"]
+
+
+def test_a_file_that_was_cut_short_is_refused_at_the_open(broken):
+    def damage(data, pages):
+        return data[: 4096 * max(pages)]
+
+    opened, *_, all_told = broken(damage)
+    assert (opened, all_told) == ("refused", "True")
+
+
+@pytest.mark.parametrize(("meta", "at"), [(0, 144), (0, 10), (1, 16)])  # transaction, flags of the page, magic
+def test_a_damaged_meta_page_costs_nothing(broken, meta, at):
+    def damage(data, pages):
+        del pages
+        data[4096 * meta + at] ^= 1
+
+    assert broken(damage) == ["refused", "1500", "0", "True"]
+
+
+def test_an_id_that_leads_to_another_row_is_not_believed(damaged):
+    docs, vectors = damaged(lambda _: b"\x00\x01" + (700).to_bytes(8, "big"))
+    del vectors
+    with pytest.raises(CorruptionError):
+        docs.scroll(limit=2000)
+    assert docs.check()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import vecstore
-from vecstore.errors import InvalidArgumentError
+from vecstore.errors import InvalidArgumentError, NotADatabaseError
 from vecstore.storage.folder import check_marker
 from vecstore.types import INDEX_KINDS, KIND_NAMES
 from vecstore.verbs.database import DatabaseVerbs
@@ -36,6 +36,8 @@ def database(target: str, *, write: bool = False) -> Iterator[DatabaseVerbs]:
     if colon and host and port.isdigit() and not Path(target).exists():
         db = vecstore.connect(target)
     else:
+        if not Path(target).exists():
+            raise NotADatabaseError(f"there is no folder {target}", path=target)
         if write:
             check_marker(Path(target))  # it is not the command to create one
         db = vecstore.open(target, read_only=not write)

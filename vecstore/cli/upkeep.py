@@ -11,9 +11,13 @@ import typer
 import vecstore
 from vecstore.cli import given, terminal
 from vecstore.cli.given import QUANTIZATIONS, AsJson, IndexOption, Name, Target
-from vecstore.errors import InvalidArgumentError
+from vecstore.errors import CorruptionError, InvalidArgumentError, NotADatabaseError
+from vecstore.types import Finding
 
 commands = typer.Typer()
+
+# Findings of a collection that are printed.
+SHOWN = 20
 
 
 @commands.command(
@@ -43,31 +47,50 @@ def check(
     as_json: AsJson = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Take damaged rows out, and make anew what follows from the others."),
+        typer.Option(
+            "--repair",
+            help="Where it finds something: take damaged rows out, make anew what follows.",
+        ),
     ] = False,
 ) -> None:
     """Read and verify everything that is stored; exit code 1 if something is wrong."""
-    findings: dict[str, list[Any]] = {}
+    findings: dict[str, list[Finding]] = {}
+    repaired: set[str] = set()
     with given.database(target, write=repair) as db:
         if repair and not isinstance(db, vecstore.Database):
             raise InvalidArgumentError("check --repair works on a folder, not on a server")
         for name in given.names(db, collection):
             with terminal.progress(f"Checking {name}") as show:
-                if isinstance(db, vecstore.Database) and repair:
-                    findings[name] = db.repair_collection(name)
-                else:
+                try:
                     findings[name] = db.get_collection(name).check(progress=show)
+                except (CorruptionError, NotADatabaseError) as error:  # and the other collections are looked at too
+                    findings[name] = [Finding("file", str(error))]
+            if isinstance(db, vecstore.Database) and repair and findings[name]:
+                repaired.add(name)
+                with terminal.console.status(f"Repairing {name} ..."):
+                    try:
+                        findings[name] = db.repair_collection(name)
+                    except (CorruptionError, NotADatabaseError) as error:
+                        findings[name] = [Finding("repair", f"{error}. Only a backup helps")]
     if as_json:
         terminal.print_json({name: [dataclasses.asdict(f) for f in found] for name, found in findings.items()})
     else:
         for name, found in findings.items():
             count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
-            terminal.console.print(f"{name}: " + (f"[red]{count}[/]" if found else "[green]sound[/]"))
-            for one in found:
+            sound = "repaired, nothing is lost" if name in repaired else "sound"
+            terminal.console.print(f"{name}: " + (f"[red]{count}[/]" if found else f"[green]{sound}[/]"))
+            for one in found[:SHOWN]:
                 ids = f"; ids: {', '.join(map(repr, one.ids[:20]))}{' ...' if len(one.ids) > 20 else ''}"
                 terminal.console.print(
                     f"  {one.part}: {one.message}{ids if one.ids else ''}", markup=False, highlight=False
                 )
+            if len(found) > SHOWN:
+                terminal.console.print(f"  and {len(found) - SHOWN:,} more; --json has all of them", highlight=False)
+            if name in repaired and found:
+                terminal.console.print(
+                    f"  what could be read of them is in {target}/collections/{name}/quarantine-*.jsonl",
+                    markup=False, highlight=False, soft_wrap=True,
+                )  # fmt: skip
     if any(findings.values()):
         raise typer.Exit(1)
 

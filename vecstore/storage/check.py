@@ -115,8 +115,8 @@ def _blocks(view: View, first: int, last: int) -> Iterator[Finding]:
 def _id_names(view: View, slots: log.Slots) -> tuple[Id, ...]:
     names = []
     for slot in slots.tolist():
-        with contextlib.suppress(CorruptionError, ValueError):
-            names.append(keys.key_id(view.row(slot)[0]))
+        with contextlib.suppress(CorruptionError):
+            names.append(keys.id_of(view.row(slot)[0], view.env.path))
     return tuple(names)
 
 
@@ -131,23 +131,24 @@ def _rows(view: View, first: int, last: int) -> tuple[list[Finding], int]:
             slots.append(slot)
             try:
                 id_key, packed = open_row(cursor.value(), slot, view.env.path)
+                one = keys.id_of(id_key, view.env.path)
                 payload_fits = packed is None or isinstance(msgpack.unpackb(packed), dict)
             except (CorruptionError, ValueError) as error:
                 damaged[slot] = str(error)
             else:
                 leads_to = view.txn.get(id_key, db=view.env.db("slot"))
                 if leads_to is None or keys.number(leads_to) != slot:
-                    text = f"slot {slot} has an id that does not lead to it"
-                    findings.append(Finding("rows", text, (keys.key_id(id_key),)))
+                    findings.append(Finding("rows", f"slot {slot} has an id that does not lead to it", (one,)))
                 if not payload_fits:
-                    findings.append(Finding("rows", f"the payload of slot {slot} is no map", (keys.key_id(id_key),)))
+                    findings.append(Finding("rows", f"the payload of slot {slot} is no map", (one,)))
             going_on = cursor.next()
             pace()
     if damaged:
         ids: dict[int, list[Id]] = {slot: [] for slot in damaged}
         for key, slot in paced(view.ids()):
             if slot in ids:
-                ids[slot].append(keys.key_id(key))
+                with contextlib.suppress(CorruptionError):
+                    ids[slot].append(keys.id_of(key, view.env.path))
         findings += [Finding("rows", text, tuple(ids[slot])) for slot, text in damaged.items()]
     live = view.table.live_slots(first, last)
     return findings, len(np.setxor1d(live, np.array(slots, np.int64)))
@@ -158,8 +159,13 @@ def _ids(view: View, after: bytes) -> tuple[list[Finding], bytes | None]:
     findings = []
     rows = view.env.db("row")
     for n, (key, slot) in enumerate(paced(view.ids(after)), 1):
-        if view.txn.get(keys.slot_key(slot), db=rows) is None:
-            findings.append(Finding("ids", f"an id leads to slot {slot}, which has no row", (keys.key_id(key),)))
+        try:
+            one = keys.id_of(key, view.env.path)
+        except CorruptionError as error:
+            findings.append(Finding("ids", str(error)))
+        else:
+            if slot >= view.state.slots or view.txn.get(keys.slot_key(slot), db=rows) is None:
+                findings.append(Finding("ids", f"an id leads to slot {slot}, which has no row", (one,)))
         if n == ROWS_AT_ONCE:
             return findings, key
     return findings, None

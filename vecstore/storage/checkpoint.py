@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -184,8 +185,11 @@ class CheckpointFile:
 
 def _delete(path: Path) -> None:
     """Delete an LMDB file with its table of readers, which tells of its last transaction: no other must find it."""
-    path.unlink(missing_ok=True)
-    _lock_of(path).unlink(missing_ok=True)
+    for one in (path, _lock_of(path)):
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        else:
+            one.unlink(missing_ok=True)
 
 
 def _lock_of(path: Path) -> Path:
@@ -196,7 +200,7 @@ def _sound(path: Path) -> bool:
     """Whether there is no file yet, or one that can be written to."""
     try:
         pages.verify(path)
-    except CorruptionError:
+    except (CorruptionError, IsADirectoryError):
         return False
     except FileNotFoundError:
         pass

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import CorruptionError, StorageError
-from vecstore.storage import keys, log
+from vecstore.storage import keys, log, pages
 from vecstore.storage.blocks import Block, Layout
-from vecstore.storage.disk import disk_errors, sync_folder
+from vecstore.storage.disk import disk_errors, sync_folder, translated
 from vecstore.storage.environment import DATABASES, Environment
 from vecstore.storage.failpoints import reach
 from vecstore.storage.lock import not_replaced
@@ -50,14 +50,15 @@ PUT_AT_ONCE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The rows that are kept: `slots` `(n,)` in their new order, and where to find them in the old file.
+    """The rows that are kept: `slots` `(n,)` in their new order, and where to find them in the old file, data.mdb.
 
+    `meta` is what stands in that database.
     `rows[b]` is the address of the first row of block b, `row(slot)` gives the id key and the payload of a slot, `ids`
     pairs of id key and slot in the order of the keys, all of them.
     """
 
-    txn: Any
-    env: Environment
+    path: Path
+    meta: list[tuple[bytes, bytes]]
     layout: Layout
     slots: Slots
     rows: npt.NDArray[np.int64]
@@ -65,16 +66,22 @@ class Source:
     ids: Callable[[], Iterable[tuple[bytes, int]]]
 
 
+def meta_of(txn: Any, env: Environment) -> list[tuple[bytes, bytes]]:
+    """What stands in the database `meta`."""
+    with txn.cursor(env.db("meta")) as cursor:
+        return [(bytes(key), bytes(value)) for key, value in cursor]
+
+
 def write(source: Source, lsn: int) -> Path:
     """Write data.mdb.new, synced, as of the write `lsn`; what fails leaves nothing."""
-    path = source.env.path.with_name(DATA_FILE + NEW)
+    path = source.path.with_name(DATA_FILE + NEW)
     try:
         with disk_errors(path):
             path.unlink(missing_ok=True)
             _write(path, source, lsn)
     except lmdb.Error as error:
         path.unlink(missing_ok=True)
-        raise source.env.translate(error, path) from error
+        raise translated(error, source.path, path) from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -82,7 +89,7 @@ def write(source: Source, lsn: int) -> Path:
 
 
 def _write(path: Path, source: Source, lsn: int) -> None:
-    size = max(1 << 26, 4 * source.env.path.stat().st_size)
+    size = max(1 << 26, 4 * source.path.stat().st_size)
     # No one else knows of it, so that it needs no table of readers, and one sync at the end is enough.
     env = lmdb.open(
         os.fspath(path), subdir=False, map_size=size, max_dbs=len(DATABASES), lock=False, sync=False, mode=0o644,
@@ -105,8 +112,7 @@ def _write(path: Path, source: Source, lsn: int) -> None:
 def _contents(source: Source, lsn: int) -> Iterator[tuple[str, list[tuple[bytes, Any]]]]:
     """What the new file holds, by database, each in the order of its keys."""
     n = len(source.slots)
-    with source.txn.cursor(source.env.db("meta")) as cursor:
-        yield "meta", [(bytes(key), bytes(value)) for key, value in cursor]
+    yield "meta", source.meta
     for first in range(0, -(-n // source.layout.rows), BLOCKS_AT_ONCE):
         some = range(first, min(first + BLOCKS_AT_ONCE, -(-n // source.layout.rows)))
         yield "vector:vector", [(keys.block_key(number), _block(source, number, lsn)) for number in paced(some)]
@@ -133,7 +139,7 @@ def _contents(source: Source, lsn: int) -> Iterator[tuple[str, list[tuple[bytes,
 
 
 def _unfit(source: Source) -> CorruptionError:
-    path = str(source.env.path)
+    path = str(source.path)
     return CorruptionError(f"{path}: its ids do not lead to its rows; check() tells more", path=path)
 
 
@@ -188,7 +194,8 @@ def finish(folder: Path) -> None:
     with disk_errors(folder):
         (folder / (DATA_FILE + NEW)).unlink(missing_ok=True)
         if following.exists():
-            if _last_lsn(following) == _last_lsn(data) + LSN_STEP:
+            # Where data.mdb is damaged, or missing, there is still all of it in the other.
+            if (decided := _last_lsn(following)) == (now := _last_lsn(data)) + LSN_STEP or decided > now == -1:
                 _rename(following, data)
             else:
                 following.unlink()
@@ -198,6 +205,7 @@ def finish(folder: Path) -> None:
 def _last_lsn(path: Path) -> int:
     """The lsn of a file that none in this process has open; -1 where it cannot be read."""
     try:
+        pages.verify_open(path)
         env = Environment(path, read_only=True)
         try:
             with env.reading() as txn, txn.cursor(env.db("log")) as cursor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import msgpack
@@ -64,9 +65,14 @@ def write_config(txn: Any, env: Environment, config: dict[str, Any]) -> None:
     txn.put(CONFIG_KEY, msgpack.packb(config), db=env.db("meta"))
 
 
+def upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """The same in the format of now: format 1 had no uid."""
+    return config if config["format"] == FORMAT else {**config, "format": FORMAT, "uid": secrets.token_bytes(UID_BYTES)}
+
+
 def upgrade(txn: Any, env: Environment, config: dict[str, Any]) -> dict[str, Any]:
     """From format 1, which had neither uid nor write ids."""
-    config = {**config, "format": FORMAT, "uid": secrets.token_bytes(UID_BYTES)}
+    config = upgraded(config)
     write_config(txn, env, config)
     log.give_write_id(txn, env.db("log"))
     return config
@@ -74,8 +80,12 @@ def upgrade(txn: Any, env: Environment, config: dict[str, Any]) -> dict[str, Any
 
 def read_config(txn: Any, env: Environment) -> dict[str, Any]:
     """What `write_config` has kept; NotADatabaseError, FormatVersionError or CorruptionError where it is no such."""
-    path = str(env.path)
-    value = txn.get(CONFIG_KEY, db=env.db("meta"))
+    return unpacked(txn.get(CONFIG_KEY, db=env.db("meta")), env.path)
+
+
+def unpacked(value: Any, file: Path) -> dict[str, Any]:
+    """The same of the value that stands in a file, or None."""
+    path = str(file)
     try:
         config: dict[str, Any] = msgpack.unpackb(value) if value is not None else {}
         if config["magic"] != MAGIC:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, cast
 
+from vecstore.errors import CorruptionError
 from vecstore.types import Id
 
 INT_TAG: Final = 1
@@ -38,6 +40,14 @@ def key_id(key: bytes) -> Id:
     if key[0] == STR_TAG:
         return key[1:].decode()
     raise ValueError(f"unknown id tag {key[0]}")
+
+
+def id_of(key: bytes | memoryview, path: Path) -> Id:
+    """`key_id` of a key that stands in a file; CorruptionError where it is none."""
+    try:
+        return key_id(bytes(key))
+    except (ValueError, IndexError, struct.error):
+        raise CorruptionError(f"{path}: the key of an id is damaged", path=str(path)) from None
 
 
 def number(key: bytes | memoryview) -> int:

@@ -93,17 +93,18 @@ def last(txn: Any, db: Any) -> State:
     with txn.cursor(db) as cursor:
         if not cursor.last():
             return State()
-        return _state(cursor.key(), cursor.value())
+        return state_of(cursor.key(), cursor.value())
 
 
 def at(txn: Any, db: Any, lsn: int) -> State | None:
     """The counters after the write `lsn`, or None where the log does not tell."""
     key = keys.lsn_key(lsn)
     value = txn.get(key, db=db)
-    return None if value is None else _state(key, value)
+    return None if value is None else state_of(key, value)
 
 
-def _state(key: bytes | memoryview, value: memoryview) -> State:
+def state_of(key: bytes | memoryview, value: memoryview) -> State:
+    """The counters in a record."""
     end = _end_of_runs(value)
     slots, count, *_ = _HEADER.unpack_from(value)
     return State(keys.number(key), slots, count, bytes(value[end:]))
@@ -136,7 +137,7 @@ def append(txn: Any, db: Any, state: State, entry: Entry, kept_from: int | None 
 def give_write_id(txn: Any, db: Any) -> None:
     """Complete the last record, if it is of format 1."""
     with txn.cursor(db) as cursor:
-        if cursor.last() and not _state(cursor.key(), cursor.value()).write_id:
+        if cursor.last() and not state_of(cursor.key(), cursor.value()).write_id:
             txn.put(bytes(cursor.key()), bytes(cursor.value()) + secrets.token_bytes(WRITE_ID_BYTES), db=db)
 
 

@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 from typing import Any, Final, Self
 
-from vecstore.errors import ClosedError, NotADatabaseError, StorageError, VecstoreError
-from vecstore.storage import compaction, log, recovery
+from vecstore.errors import ClosedError, CorruptionError, NotADatabaseError, StorageError, VecstoreError
+from vecstore.storage import compaction, log, pages, recovery, salvage
 from vecstore.storage.compaction import DATA_FILE
 from vecstore.storage.config import CHANGEABLE, FORMAT, read_config, upgrade
-from vecstore.storage.environment import Environment
+from vecstore.storage.environment import DATABASES, Environment
 from vecstore.storage.gate import ReplacedError
 from vecstore.storage.lock import not_replaced
 
@@ -202,12 +202,16 @@ class SharedFile(abc.ABC):
 
 def _opened(folder: Path, *, read_only: bool, **options: Any) -> tuple[Environment, dict[str, Any]]:
     """The data.mdb of a folder, and what its collection was created with."""
+    data = folder / DATA_FILE
     if not read_only:
         compaction.finish(folder)
-        recovery.recover(folder / DATA_FILE)
-    env = Environment(folder / DATA_FILE, read_only=read_only, **options)
+        recovery.recover(data)
+    _verify_pages(data, main_only=read_only)
+    env = Environment(data, read_only=read_only, **options)
     try:
         with env.reading() as txn:
+            if read_only:  # only now, when no writer takes the pages that it looks at
+                _verify_pages(data)
             config = read_config(txn, env)
         if config["format"] < FORMAT and not read_only:
             config = env.write(lambda txn: upgrade(txn, env, config))
@@ -218,6 +222,23 @@ def _opened(folder: Path, *, read_only: bool, **options: Any) -> tuple[Environme
     except BaseException:
         env.close()
         raise
+
+
+def _verify_pages(data: Path, *, main_only: bool = False) -> None:
+    try:
+        pages.verify_open(data, main_only=main_only)
+    except CorruptionError as error:
+        if _is_foreign(data):
+            return  # as LMDB will tell
+        text = f"{error}. Restore a backup, or save what is whole: Database.repair_collection, vecstore check --repair"
+        raise CorruptionError(text, path=str(data)) from None
+
+
+def _is_foreign(data: Path) -> bool:
+    try:
+        return all(left.names.isdisjoint(DATABASES) for left in salvage.remains(data))
+    except CorruptionError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int]:

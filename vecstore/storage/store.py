@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vecstore.errors import CorruptionError, StorageError
-from vecstore.storage import compaction, log, repair, snapshot
+from vecstore.storage import compaction, log, pages, repair, snapshot
 from vecstore.storage.blocks import Layout
 from vecstore.storage.checkpoint import CheckpointFile
 from vecstore.storage.compaction import DATA_FILE
@@ -145,16 +145,18 @@ class Store(SharedFile):
         with self._turn(), self.view() as view:
             view.verify()
             slots, lsn = order(view), view.state.lsn + compaction.LSN_STEP
-            source = compaction.Source(view.txn, view.env, self.layout, slots, view.table.rows, view.row, view.ids)
+            meta = compaction.meta_of(view.txn, view.env)
+            source = compaction.Source(view.env.path, meta, self.layout, slots, view.table.rows, view.row, view.ids)
             new = self._written(source, lsn)
             with sharing, in_step(slots, lsn, view):
                 self._replace(new)
 
     def repair(self) -> list[Finding]:
         """Write the rows that are whole into a new file, and go on with it; what was left out stands in a file
-        beside it."""
+        beside it. CorruptionError where LMDB cannot follow the pages."""
         with self._turn(), self.env.reading() as txn:
-            source, lost, lsn = repair.salvaged(txn, self.env, self.layout)
+            pages.verify(self.env.path)
+            source, lost, lsn = repair.salvaged(self.env.path, self._items(txn), self.layout)
             lsn += compaction.LSN_STEP
             new, old = self._written(source, lsn), self.env
             quarantine = repair.quarantine_path(old.path.parent, lsn)
@@ -170,6 +172,13 @@ class Store(SharedFile):
             self.checkpoint.delete()
             return [one.finding for one in lost]
 
+    def _items(self, txn: Any) -> Callable[[str], Iterator[Any]]:
+        def items(name: str) -> Iterator[Any]:
+            with txn.cursor(self.env.db(name)) as cursor:
+                yield from cursor
+
+        return items
+
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         self.env.refuse_forked()
@@ -182,8 +191,8 @@ class Store(SharedFile):
         try:
             return compaction.write(source, lsn)
         except StorageError:
-            if not source.env.still_there():
-                raise source.env.dropped() from None
+            if not self.env.still_there():
+                raise self.env.dropped() from None
             raise
 
     def _replace(self, new: Path) -> None:
