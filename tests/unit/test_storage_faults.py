@@ -1,5 +1,6 @@
 """What goes wrong below the verbs: each has its own error, and nothing that was acknowledged is lost."""
 
+import errno
 import json
 import os
 
@@ -14,6 +15,7 @@ from vecstore import (
     DiskFullError,
     FormatVersionError,
     NotADatabaseError,
+    database,
 )
 from vecstore.storage import environment
 
@@ -108,6 +110,25 @@ sys.stdin.readline()
 def test_a_collection_that_finds_no_room_is_not_created(tmp_path, process):
     assert process(NO_FILE_AT_ALL, tmp_path).read() == ["DiskFullError", []]
     assert list((tmp_path / "collections").iterdir()) == []
+
+
+def test_a_name_that_cannot_be_synced_is_not_created_and_one_that_is_dropped_takes_no_writes(db, monkeypatch):
+    docs = db.create_collection("docs", 3)
+
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "sync_folder", fail)
+        with pytest.raises(vecstore.StorageError):
+            db.create_collection("other", 3)
+        assert db.list_collections() == ["docs"]
+        with pytest.raises(vecstore.StorageError):
+            db.drop_collection("docs")
+    with pytest.raises(vecstore.CollectionNotFoundError):
+        docs.insert(1, [1, 2, 3])
+    for name in ("docs", "other"):
+        db.create_collection(name, 3).insert(1, [1, 2, 3])
 
 
 # -- what is not ours, or not of our time --------------------------------------------------------------------------
