@@ -3,6 +3,7 @@
 import logging
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,24 @@ def test_recovery_that_is_cut_short_is_done_again(tmp_path, opened, monkeypatch)
         assert recovery.is_behind(data)
     with vecstore.open(path) as db:
         assert [record.id for record in db.get_collection("docs").scroll().records] == [1]
+
+
+def test_what_is_put_back_is_on_the_disk_before_its_record_is_gone(tmp_path, opened, monkeypatch):
+    opened.insert(1, vector(1))
+    opened._store.env._syncer._step()
+    opened.insert(2, vector(2))
+    path = crashed(tmp_path, opened, monkeypatch)
+    synced_then = []
+
+    def sync_file(fd):
+        synced_then.append((Path(f"/proc/self/fd/{fd}").readlink().name, synced(path).exists()))
+
+    monkeypatch.setattr(recovery, "sync_file", sync_file)
+    monkeypatch.setattr(
+        recovery, "sync_folder", lambda folder: synced_then.append((folder.name, synced(path).exists()))
+    )
+    recovery.recover(folder_of(path) / "data.mdb")
+    assert synced_then == [("data.mdb", True), ("docs", False)]
 
 
 def test_an_older_file_that_was_put_back_beside_a_record_is_taken_as_it_is(tmp_path, opened, monkeypatch, caplog):

@@ -8,6 +8,8 @@ import pytest
 import vecstore
 from vecstore import AlreadyExistsError, ClosedError, InvalidArgumentError, NotADatabaseError, StorageError
 from vecstore.storage import backup, sharing
+from vecstore.storage.checkpoint import CheckpointFile
+from vecstore.storage.environment import Environment
 
 
 def contents(docs):
@@ -112,6 +114,45 @@ def test_a_backup_that_fails_leaves_nothing(filled, tmp_path, monkeypatch):
             with pytest.raises(ZeroDivisionError):
                 filled.backup(tmp_path / "copy")
         assert [entry.name for entry in tmp_path.iterdir()] == ["db"]
+
+
+def test_the_index_of_a_backup_fits_its_rows_whatever_is_written_meanwhile(
+    db, rows, tmp_path, small_graphs, monkeypatch, caplog
+):
+    docs = db.create_collection("docs", 8, "l2")
+    docs.insert(range(400), rows(400))
+    docs.wait_indexed(60)
+    docs._indexing.checkpoints.write()
+    copied = []
+
+    def go_on():
+        docs.upsert("late", np.ones(8))
+        docs.wait_indexed(60)
+        docs._indexing.checkpoints.write()
+
+    def going_on(function):
+        def copy(self, *arguments):
+            found = function(self, *arguments)
+            if self.path.name not in copied and not copied.append(self.path.name) and len(copied) == 1:
+                thread = threading.Thread(target=go_on)
+                thread.start()
+                thread.join()
+            return found
+
+        return copy
+
+    monkeypatch.setattr(CheckpointFile, "copy", going_on(CheckpointFile.copy))
+    with monkeypatch.context() as patched:
+        data_copy, plain = going_on(Environment.copy), Environment.copy
+        patched.setattr(
+            Environment, "copy", lambda env, *some: (data_copy if env.path.name == "data.mdb" else plain)(env, *some)
+        )
+        db.backup(tmp_path / "copy")
+    assert sorted(copied) == ["data.mdb", "index.mdb"]
+    with vecstore.open(tmp_path / "copy") as copy:
+        assert copy.get_collection("docs").stats().checkpoint_lsn == 1
+        assert "made anew" not in caplog.text
+        assert copy.get_collection("docs").check() == []
 
 
 KILLED = """
