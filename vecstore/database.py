@@ -287,8 +287,8 @@ class Database(DatabaseVerbs):
         """Take damaged rows out of a collection, and make all that follows from the others anew. What was left out, a
         finding each; it is also written to `quarantine-LSN.jsonl` in the folder of the collection.
 
-        Also of one that does not open. CorruptionError where nothing leads to its rows any more, or it is not known
-        what it was created with: then only a backup helps.
+        Also of one that does not open, because of pages that LMDB cannot follow; if it was open it is closed, to be got
+        anew. CorruptionError where nothing is left that could be read: then only a backup helps.
         """
         name = collection_name(name)
         self._refuse_forked()

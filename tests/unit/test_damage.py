@@ -189,3 +189,21 @@ def test_an_id_that_leads_to_another_row_is_not_believed(damaged):
     with pytest.raises(CorruptionError):
         docs.scroll(limit=2000)
     assert docs.check()
+
+
+def test_a_repair_tells_if_the_last_write_cannot_be_read(tmp_path, rows):
+    with vecstore.open(tmp_path) as db:
+        docs = db.create_collection("docs", 16, index=vecstore.Flat())
+        docs.insert(range(500), rows(500, 16))
+        docs.insert("last", rows(1, 16)[0])
+    path = tmp_path / "collections" / "docs" / "data.mdb"
+    data = bytearray(path.read_bytes())
+    last = max(struct.unpack_from("<Q", data, at + 144)[0] for at in (0, 4096))
+    (root,) = struct.unpack_from("<Q", data, 4096 * (last & 1) + 128)
+    data[4096 * root + 10] ^= 1
+    path.write_bytes(data)
+    with vecstore.open(tmp_path) as db:
+        [finding] = db.repair_collection("docs")
+        assert "the last write cannot be read" in finding.message
+        docs = db.get_collection("docs")
+        assert (len(docs), docs.get("last"), docs.check()) == (500, None, [])

@@ -150,6 +150,9 @@ def repair_remains(folder: Path) -> list[Finding]:
             break  # else the transaction before may lead to rows
     else:
         raise CorruptionError(f"{path} is damaged: nothing of it is left that could be read", path=str(path))
+    if not left.is_last:
+        text = "the last write cannot be read: this is the state before it"
+        lost.append(_lost(text, -1, None, None, None))
     source = dataclasses.replace(source, meta=[(CONFIG_KEY, msgpack.packb(upgraded(config)))])
     lsn += compaction.LSN_STEP
     new, quarantine = compaction.write(source, lsn), quarantine_path(folder, lsn)

@@ -24,7 +24,9 @@ class Remains:
         """Of one transaction."""
         self._path, self._pages = path, pages
         self._data = memoryview(pages.data)
-        _, self._last, free, main = meta
+        self.transaction, self._last, free, main = meta
+        self.is_last = True
+        """Whether there is none behind it that cannot be read."""
         self._free: int = free[-1]
         self._roots: dict[str, int] = {}
         self._passed_over = 0
@@ -136,8 +138,10 @@ def remains(path: Path) -> list[Remains]:
     """What is left of the last two transactions of a file, the later write first, also where their meta pages are
     damaged: CorruptionError if there is nothing."""
     pages = Pages(path, lenient=True)
-    metas = (pages.meta(at, lenient=True) for at in (0, pages.size))
-    found = [left for meta in metas if (left := Remains(path, pages, meta)).names]
+    both = [Remains(path, pages, pages.meta(at, lenient=True)) for at in (0, pages.size)]
+    found = [left for left in both if left.names]
     if not found:
         raise damaged(path, "nothing leads to its rows")
+    for left in found:
+        left.is_last = not any(other.transaction > left.transaction for other in both if not other.names)
     return sorted(found, key=lambda left: left.lsn, reverse=True)
