@@ -13,7 +13,7 @@ import numpy.typing as npt
 from vecstore import analysis, arguments, results, writing
 from vecstore.arguments import Rows
 from vecstore.budget import Budget
-from vecstore.errors import CorruptionError, ReadOnlyError
+from vecstore.errors import CorruptionError, ReadOnlyError, StorageError
 from vecstore.figures import estimate_of, stats_of
 from vecstore.index import flat
 from vecstore.index.codes import CodeScan
@@ -25,6 +25,7 @@ from vecstore.searching import Searching
 from vecstore.storage import pages
 from vecstore.storage.backup import back_up
 from vecstore.storage.check import check_store
+from vecstore.storage.disk import disk_errors
 from vecstore.storage.store import Store
 from vecstore.storage.transaction import Transaction
 from vecstore.storage.view import View
@@ -184,10 +185,15 @@ class Collection(CollectionVerbs):
     def _check(self, progress: Callable[[int, int], None]) -> list[Finding]:
         with self._view() as view:  # which keeps writers from the pages that it looks at
             try:
-                pages.verify(view.env.path)
+                with disk_errors(view.env.path):
+                    pages.verify(view.env.path)
             except CorruptionError as error:
                 if view.env.still_there():
                     return [Finding("pages", f"{error}; a repair saves what is whole")]
+            except StorageError:
+                if not view.env.path.exists():
+                    raise view.env.dropped() from None
+                raise
         findings = check_store(self._view, progress)
         if not findings and (indexing := self._indexing) is not None:
             findings = indexing.check()

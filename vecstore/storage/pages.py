@@ -7,6 +7,7 @@ left to the checksums of their owners. The layout is that of LMDB 0.9 on a 64-bi
 from __future__ import annotations
 
 import contextlib
+import mmap
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import CorruptionError
+from vecstore.storage import advice
 
 BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8
 BIG_DATA, SUB_DATA = 1, 2  # flags of a node: its data stands on overflow pages, or is the record of a database
@@ -76,6 +78,15 @@ def damaged(path: Path, error: object) -> CorruptionError:
     return CorruptionError(f"{path}: its pages do not hang together ({error})", path=str(path))
 
 
+def _mapped(path: Path) -> npt.NDArray[np.uint8]:
+    """The bytes of a file. Of a large one only the pages that are looked at are fetched: most hold rows."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if advice.is_large(len(data)):
+        data.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(data, np.uint8)
+
+
 class Pages:
     """The pages of a file; `u16` and `u64` hold the same bytes, `(pages, size / 2)` and `(pages, size / 8)`."""
 
@@ -84,7 +95,7 @@ class Pages:
         self.data: Any = np.zeros(0, np.uint8)
         try:
             if path.stat().st_size:
-                self.data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+                self.data = _mapped(path)
             self.size: int = DB.unpack_from(self.data, PAGE.size + _META.size)[0]
             if lenient and self.size not in SIZES:
                 self.size = SIZES[3]
