@@ -28,7 +28,7 @@ from vecstore.storage.failpoints import CHECKPOINT, INTERVAL, POINTS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="children are watched by pidfd, on Linux")
 
-KILLS = int(os.environ.get("VECSTORE_KILLS", "40"))
+KILLS = int(os.environ.get("VECSTORE_KILLS", "30"))
 SEED = int(os.environ.get("VECSTORE_SEED", "1"))
 PARTS = -(-KILLS // 200)  # of one database each, which take a minute or two
 WRITERS = 4

@@ -114,7 +114,7 @@ def test_after_a_power_loss_what_was_acknowledged_is_there_and_nothing_in_part(t
 
     recording = Recording(tmp_path / "db", fault, reopen="closed" in failing)
     images = 0
-    share = 1 if MANY else 0.5 if failing == "none" else 0.15
+    share = 1 if MANY else 0.3 if failing == "none" else 0.1
     for number, disk, begun, allowed in recording.moments():
         for files in disk.images(begun, rng, 20 if MANY else 4):
             if rng.random() > share:

@@ -158,7 +158,7 @@ def test_rows_that_a_repair_takes_out_are_in_its_file(tmp_path, monkeypatch):
     assert len(recording.lost) > 10
     [quarantine] = recording.path.glob("collections/docs/quarantine-*.jsonl")
     rng, repaired = random.Random(SEED), 0
-    for number, step, lay_out in recording.moments(rng, 1.0 if MANY else 0.4):
+    for number, step, lay_out in recording.moments(rng, 1.0 if MANY else 0.25):
         if number < recording.damaged:
             continue
         found = tmp_path / "found"

@@ -167,7 +167,7 @@ def test_the_file_stays_bounded_under_thousands_of_upserts_with_an_idle_reader(d
 
     write(400)
     settled = docs.stats().file_bytes
-    write(2000 if MANY else 800)
+    write(2000 if MANY else 500)
     # The log alone still grows, by a record of a few dozen bytes a write, until it is trimmed.
     stats = docs.stats()
     assert stats.file_bytes - stats.log_bytes < settled + 2**19

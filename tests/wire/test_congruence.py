@@ -122,7 +122,7 @@ def test_the_same_call_on_lists_has_the_same_outcome(
     assert embedded == remote, inspect.getsource(LIST_CALLS[number])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(numbers=st.lists(st.integers(0, len(CALLS) - 1), min_size=1, max_size=30))
 def test_any_sequence_of_calls_has_the_same_outcomes(
     databases: tuple[DatabaseVerbs, DatabaseVerbs], numbers: list[int]
@@ -163,7 +163,7 @@ STEPS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(metric=st.sampled_from(["cosine", "dot", "l2"]), steps=st.lists(STEPS, min_size=1, max_size=25))
 def test_any_steps_on_any_rows_have_the_same_outcomes(
     databases: tuple[DatabaseVerbs, DatabaseVerbs], metric: Any, steps: list[Any]
