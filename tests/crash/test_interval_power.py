@@ -1,6 +1,7 @@
 """durability="interval": what is there after the machine went down."""
 
 import logging
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from vecstore.storage import environment, recovery
 from vecstore.storage.lock import WriterLock
 from vecstore.testing.faults import storage_calls, unavailable
 
+MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
 calls_seen = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
 
@@ -26,7 +28,7 @@ def opened(tmp_path):
 
 
 @calls_seen
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(4 if MANY else 2))
 def test_whatever_pages_of_the_last_commits_arrived_the_last_sync_is_whole(tmp_path, monkeypatch, caplog, seed):
     caplog.set_level(logging.ERROR)
     monkeypatch.setattr(environment, "FIRST_MAP_SIZE", 2**19)

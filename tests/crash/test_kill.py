@@ -49,7 +49,7 @@ def acts_until_killed(folder, acts, seed, first, rng):
 
 
 @pytest.mark.parametrize("seed", range(1, 6 if MANY else 2))
-@pytest.mark.parametrize(("acts", "kills"), [("rows", 100 if MANY else 8), ("collections", 60 if MANY else 6)])
+@pytest.mark.parametrize(("acts", "kills"), [("rows", 100 if MANY else 6), ("collections", 60 if MANY else 4)])
 def test_a_killed_writer_loses_no_acknowledged_call_and_leaves_none_in_part(tmp_path, acts, kills, seed):
     rng = random.Random(seed)
     folder = {}

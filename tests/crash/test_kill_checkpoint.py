@@ -49,7 +49,7 @@ docs.close()
 """
 KINDS = ["graph", "lists"]
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
-KILLS = 50 if MANY else 3
+KILLS = 50 if MANY else 2
 SEED = int(os.environ.get("VECSTORE_SEED", "1"))
 
 

@@ -102,7 +102,7 @@ def is_meta(call):
     return call.synced and call.kind == "write"
 
 
-@pytest.mark.parametrize("failing", FAULTS)
+@pytest.mark.parametrize("failing", FAULTS if MANY else ["none", "a sync", "a meta page, then closed"])
 def test_after_a_power_loss_what_was_acknowledged_is_there_and_nothing_in_part(tmp_path, failing):
     rng = random.Random(SEED)
     count = itertools.count()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(faults.unavailable() is not None, reason=str(fau
 
 MANY = os.environ.get("VECSTORE_TEST_EFFORT") == "many"
 SEED = int(os.environ.get("VECSTORE_SEED", "1"))
-IMAGES = 1500 if MANY else 20  # beside those of names
+IMAGES = 1500 if MANY else 12  # beside those of names
 HERE, COPY = "db", "backups/of/copy"
 
 
@@ -158,7 +158,7 @@ def test_rows_that_a_repair_takes_out_are_in_its_file(tmp_path, monkeypatch):
     assert len(recording.lost) > 10
     [quarantine] = recording.path.glob("collections/docs/quarantine-*.jsonl")
     rng, repaired = random.Random(SEED), 0
-    for number, step, lay_out in recording.moments(rng, 1.0 if MANY else 0.25):
+    for number, step, lay_out in recording.moments(rng, 1.0 if MANY else 0.16):
         if number < recording.damaged:
             continue
         found = tmp_path / "found"

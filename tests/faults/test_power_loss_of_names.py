@@ -98,7 +98,7 @@ def test_what_was_acknowledged_is_there_under_its_name(tmp_path, small_graphs, m
         names, events, states, ends, certain = recorded(tmp_path / "db", durability, patch)
     monkeypatch.setattr(recovery, "boot_id", lambda: "another")
     rng, images = random.Random(SEED), 0
-    wanted = 1500 if MANY else 24
+    wanted = 1500 if MANY else 14
     for number, event in enumerate(events):
         begun = names.begun(event, number)
         step = sum(end <= number for end in ends) - 1

@@ -342,7 +342,7 @@ def test_any_sequence_of_calls_gives_what_the_model_gives():
     run_state_machine_as_test(
         CollectionMachine,
         settings=settings(
-            max_examples=800 if MANY else 40,
+            max_examples=800 if MANY else 30,
             stateful_step_count=80 if MANY else 40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

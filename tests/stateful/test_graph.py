@@ -28,4 +28,4 @@ class GraphMachine(IndexMachine):
 
 
 def test_a_graph_follows_any_sequence_of_writes():
-    run(GraphMachine, *((300, 60) if MANY else (28, 25)))
+    run(GraphMachine, *((300, 60) if MANY else (20, 25)))

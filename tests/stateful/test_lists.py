@@ -58,8 +58,8 @@ class ChangingMachine(IndexMachine):
 
 
 def test_lists_follow_any_sequence_of_writes():
-    run(ListsMachine, *((300, 60) if MANY else (12, 25)))
+    run(ListsMachine, *((300, 60) if MANY else (9, 25)))
 
 
 def test_any_index_takes_the_place_of_any_other_between_writes():
-    run(ChangingMachine, *((300, 60) if MANY else (12, 25)))
+    run(ChangingMachine, *((300, 60) if MANY else (9, 25)))

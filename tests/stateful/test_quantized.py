@@ -121,7 +121,7 @@ def test_codes_follow_any_sequence_of_writes():
     run_state_machine_as_test(
         QuantizedMachine,
         settings=settings(
-            max_examples=300 if MANY else 26,
+            max_examples=300 if MANY else 20,
             stateful_step_count=60 if MANY else 25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
