@@ -66,15 +66,21 @@ for line in sys.stdin:
 """
 
 
-def test_what_a_stopped_compaction_decided_on_is_dropped_if_data_went_on(db, rows):
-    docs = filled(db, rows)
-    before, folder = contents(docs), docs._store.env.path.parent
+def stopped_compaction(docs):
+    """Leave what a compaction leaves that was killed when it had decided on its file; the folder."""
+    folder = docs._store.env.path.parent
     with docs._store.view() as view:
         meta = compaction.meta_of(view.txn, view.env)
         source = compaction.Source(
             view.env.path, meta, view.layout, view.table.live_slots(), view.table.rows, view.row, view.ids
         )
         compaction.write(source, view.state.lsn + 2).rename(folder / "data.mdb.next")
+    return folder
+
+
+def test_what_a_stopped_compaction_decided_on_is_dropped_if_data_went_on(db, rows):
+    docs = filled(db, rows)
+    before, folder = contents(docs), stopped_compaction(docs)
     docs.upsert("x", np.ones(24))
     (folder / "data.mdb.new").write_bytes(b"half")
     db.close()
@@ -267,13 +273,7 @@ def test_a_reader_does_not_wait_for_ever_for_that_checkpoint(db, rows, small_gra
 
 def test_what_a_stopped_compaction_decided_on_takes_the_place_of_a_damaged_file(db, rows):
     docs = filled(db, rows)
-    before, folder = contents(docs), docs._store.env.path.parent
-    with docs._store.view() as view:
-        meta = compaction.meta_of(view.txn, view.env)
-        source = compaction.Source(
-            view.env.path, meta, view.layout, view.table.live_slots(), view.table.rows, view.row, view.ids
-        )
-        compaction.write(source, view.state.lsn + 2).rename(folder / "data.mdb.next")
+    before, folder = contents(docs), stopped_compaction(docs)
     db.close()
     os.truncate(folder / "data.mdb", 40_000)
     with vecstore.open(db.path) as again:
